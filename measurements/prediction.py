@@ -1,0 +1,73 @@
+"""The values that a prediction is made of: a launch shape, and what each register holds after that launch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from measurements.events import RegisterPrediction
+
+
+class BootPath(StrEnum):
+    """How the firmware finds the UKI."""
+
+    DISK = "disk"  # \EFI\BOOT\BOOTX64.EFI on a GPT disk's ESP
+    DIRECT = "direct"  # -kernel uki.efi
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirmwareIdentity:
+    """Which firmware file a shape boots.
+
+    Attributes:
+        name: the name a recipe gives it ("ovmf-2025.02").
+        sha256: of the file, 64 hex digits; what operators compare.
+        sha384: of the file, 96 hex digits; the key of firmware profiles.
+    """
+
+    name: str
+    sha256: str
+    sha384: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchShape:
+    """Everything beside the image that a register may depend on.
+
+    Attributes:
+        platform: "qemu-vtpm".
+        firmware: the firmware file.
+        boot: disk or direct.
+        machine: QEMU's versioned machine type ("pc-q35-10.0").
+        memory_mib: guest RAM in MiB.
+        vcpus: number of virtual CPUs.
+        secure_boot: whether Secure Boot is on.
+    """
+
+    platform: str
+    firmware: FirmwareIdentity
+    boot: BootPath
+    machine: str
+    memory_mib: int
+    vcpus: int
+    secure_boot: bool = False
+
+    @property
+    def name(self) -> str:
+        """A stable name, unique in a golden document: ``qemu-vtpm/ovmf-2025.02/disk/2-vcpus/2048-mib``."""
+        suffix = "/secure-boot" if self.secure_boot else ""
+        return (
+            f"{self.platform}/{self.firmware.name}/{self.boot}/{self.vcpus}-vcpus/{self.memory_mib}-mib{suffix}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What a TPM holds after one launch: one entry for each of PCR 0-15, ascending."""
+
+    shape: LaunchShape
+    registers: tuple[RegisterPrediction, ...]
+
+    def register(self, index: int) -> RegisterPrediction:
+        """Return the prediction of PCR ``index`` (0-15)."""
+        return next(register for register in self.registers if register.index == index)
