@@ -46,7 +46,12 @@ class HashAlgorithm(StrEnum):
         raise FormatError(f"unknown hash algorithm 0x{value:04x}; known are sha1, sha256, sha384, sha512")
 
 
-_SIZES = {HashAlgorithm.SHA1: 20, HashAlgorithm.SHA256: 32, HashAlgorithm.SHA384: 48, HashAlgorithm.SHA512: 64}
+_SIZES = {
+    HashAlgorithm.SHA1: 20,
+    HashAlgorithm.SHA256: 32,
+    HashAlgorithm.SHA384: 48,
+    HashAlgorithm.SHA512: 64,
+}
 _TCG_IDS = {
     HashAlgorithm.SHA1: 0x0004,
     HashAlgorithm.SHA256: 0x000B,
@@ -177,9 +182,7 @@ class Event:
             raise PredictionError(f"event {self.description!r} has no {bank} digest") from None
 
 
-def fold(
-    events: Iterable[Event], bank: HashAlgorithm, *, start: Digest | None = None
-) -> Digest:
+def fold(events: Iterable[Event], bank: HashAlgorithm, *, start: Digest | None = None) -> Digest:
     """Fold the events of *one* register, in order, into its value."""
     value = start or Digest.zero(bank)
     for event in events:
