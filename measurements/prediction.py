@@ -55,10 +55,14 @@ class LaunchShape:
     @property
     def name(self) -> str:
         """A stable name, unique in a golden document: ``qemu-vtpm/ovmf-2025.02/disk/2-vcpus/2048-mib``."""
-        suffix = "/secure-boot" if self.secure_boot else ""
-        return (
-            f"{self.platform}/{self.firmware.name}/{self.boot}/{self.vcpus}-vcpus/{self.memory_mib}-mib{suffix}"
-        )
+        parts = [
+            self.platform,
+            self.firmware.name,
+            str(self.boot),
+            f"{self.vcpus}-vcpus",
+            f"{self.memory_mib}-mib",
+        ]
+        return "/".join([*parts, "secure-boot"] if self.secure_boot else parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,203 @@
+"""The recipe: its model, which is also the source of its JSON Schema.
+
+A recipe and its fragments share these keys. Fragments are merged in the order of ``include``, the recipe last:
+lists are joined, mappings united; two different values for one key are an error that names both files.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$", max_length=128)]
+AbsolutePath = Annotated[str, StringConstraints(pattern=r"^/[^\x00\n]*$", max_length=1024)]
+Glob = Annotated[str, StringConstraints(pattern=r"^/[^\x00\n]*$", max_length=1024)]
+Reason = Annotated[str, StringConstraints(min_length=8, max_length=500, strip_whitespace=True)]
+UnitName = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^[A-Za-z0-9:_.\\@-]+\.(service|socket|target|mount|automount|timer|path|slice|swap|device)$"
+    ),
+]
+AccountName = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,30}$")]
+ModuleName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$", max_length=64)]
+Mode = Annotated[str, StringConstraints(pattern=r"^[0-7]{4}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9.-]*$", max_length=64)]
+
+
+class Model(BaseModel):
+    """Strict: an unknown key or a wrong type is an error, nothing is coerced."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Distribution(Model):
+    """Where packages are resolved from; the mirror is never part of a recipe."""
+
+    name: Literal["debian"] = "debian"
+    suite: Name = Field(description="release name, as in trixie")
+    pockets: tuple[Literal["release", "updates", "security"], ...] = Field(
+        default=("release", "updates", "security"), description="which archives of the suite are used"
+    )
+    components: tuple[Literal["main", "contrib", "non-free", "non-free-firmware"], ...] = ("main",)
+    architecture: Literal["amd64"] = "amd64"
+
+
+class Exclude(Model):
+    """Paths of packages that are left out of the tree."""
+
+    paths: tuple[Glob, ...] = Field(description="globs: * within a component, ** across components")
+    keep: tuple[Glob, ...] = Field(default=(), description="globs that stay although `paths` matches them")
+    reason: Reason
+
+
+class File(Model):
+    """A file that the recipe adds or puts in place of a package's."""
+
+    path: AbsolutePath
+    source: str | None = Field(
+        default=None, description="file below the `files` folder beside this YAML file"
+    )
+    content: str | None = Field(default=None, description="the content itself")
+    template: bool = Field(default=False, description="render with jinja2, with the recipe's variables")
+    mode: Mode = "0644"
+    owner: AccountName = "root"
+    group: AccountName = "root"
+    replaces: Reason | None = Field(
+        default=None, description="why it replaces a package's file; without it, a taken path is an error"
+    )
+
+
+class Directory(Model):
+    """A directory no package ships."""
+
+    path: AbsolutePath
+    mode: Mode = "0755"
+    owner: AccountName = "root"
+    group: AccountName = "root"
+
+
+class User(Model):
+    """A system user with a fixed id."""
+
+    name: AccountName
+    uid: int = Field(ge=0, le=65533)
+    group: AccountName | None = Field(
+        default=None, description="primary group; a group of the same name if absent"
+    )
+    home: AbsolutePath = "/nonexistent"
+    description: str = ""
+
+
+class Group(Model):
+    """A system group with a fixed id."""
+
+    name: AccountName
+    gid: int = Field(ge=0, le=65533)
+    members: tuple[AccountName, ...] = ()
+
+
+class Units(Model):
+    """systemd units: links that `systemctl enable` and `mask` would have made."""
+
+    enable: tuple[UnitName, ...] = ()
+    mask: dict[UnitName, Reason] = Field(default_factory=dict)
+    default_target: UnitName | None = None
+
+
+class Layer(Model):
+    """One file tree: the root file system or the initrd."""
+
+    packages: tuple[PackageName, ...] = ()
+    drop: dict[PackageName, Reason] = Field(
+        default_factory=dict,
+        description="packages of the dependency closure that are left out, each with a reason",
+    )
+    exclude: tuple[Exclude, ...] = ()
+    files: tuple[File, ...] = ()
+    directories: tuple[Directory, ...] = ()
+    links: dict[AbsolutePath, str] = Field(default_factory=dict, description="symbolic links: path -> target")
+    users: tuple[User, ...] = ()
+    groups: tuple[Group, ...] = ()
+    units: Units = Units()
+    modules: tuple[ModuleName, ...] = Field(
+        default=(), description="kernel modules; their dependencies follow"
+    )
+    setuid: dict[AbsolutePath, Reason] = Field(
+        default_factory=dict,
+        description="files that keep their setuid or setgid bit; all others lose the build",
+    )
+    strip_setuid: dict[AbsolutePath, Reason] = Field(
+        default_factory=dict, description="files whose setuid or setgid bit is taken away"
+    )
+    interpreters: dict[AbsolutePath, Reason] = Field(
+        default_factory=dict, description="script interpreters and shells the image may hold"
+    )
+    missing: dict[str, Reason] = Field(
+        default_factory=dict,
+        description="libraries, link targets or unit programs that may be absent, each with a reason",
+    )
+
+
+class Kernel(Model):
+    """The kernel and the command line sealed into the UKI."""
+
+    package: PackageName = Field(description="a linux-image package or the metapackage that depends on one")
+    command_line: tuple[str, ...] = ()
+
+
+class Toolbox(Model):
+    """Packages whose programs write bytes or boot machines."""
+
+    packages: tuple[PackageName, ...] = ()
+
+
+class FirmwareSource(Model):
+    """A UEFI firmware build out of a distribution package."""
+
+    name: Name
+    suite: Name
+    packages: tuple[PackageName, ...] = Field(description="archives to unpack, without their dependencies")
+    version: str | None = Field(default=None, description="exact version wanted; absent: the suite's newest")
+    code: AbsolutePath
+    variables: AbsolutePath
+
+
+class Platform(Model):
+    """Machines whose registers are predicted and published: every combination of the lists."""
+
+    name: Literal["qemu-vtpm"]
+    machine: str = Field(pattern=r"^pc-q35-\d+\.\d+$")
+    cpu: str = Field(default="qemu64", pattern=r"^[A-Za-z0-9_.,+=-]+$")
+    firmware: tuple[Name, ...]
+    boot: tuple[Literal["disk", "direct"], ...] = ("disk", "direct")
+    memory_mib: tuple[int, ...]
+    vcpus: tuple[int, ...]
+
+
+class Fragment(Model):
+    """What a fragment may say; every key is optional."""
+
+    root: Layer = Layer()
+    initrd: Layer = Layer()
+    kernel: Kernel | None = None
+    distribution: Distribution | None = None
+    toolbox: Toolbox = Toolbox()
+    firmware: tuple[FirmwareSource, ...] = ()
+    platforms: tuple[Platform, ...] = ()
+    variables: dict[str, str | int | bool] = Field(default_factory=dict, description="for templates")
+    command_line: tuple[str, ...] = Field(default=(), description="joined to the kernel's command line")
+
+
+class RecipeDocument(Fragment):
+    """What a recipe says, before its fragments are merged in."""
+
+    name: Name
+    version: Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)*$")]
+    svn: int = Field(ge=0, le=2**32 - 1, description="security version: verifiers refuse lower ones")
+    summary: str
+    include: tuple[str, ...] = Field(
+        default=(), description="fragments, as common/base for recipes/common/base.yaml"
+    )
+    validity_days: int = Field(default=365, ge=1, le=3650)
