@@ -1,0 +1,114 @@
+"""The command line: one verb, one file. Nothing below this package prints or exits."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+#: verb -> what it does; the module of the same name (dashes as underscores) holds ``command``.
+VERBS = {
+    "build": "compose, assemble, predict and sign a release from a recipe",
+    "boot": "boot a release in QEMU with a software TPM and verify it",
+    "predict": "predict the registers of any UKI, disk and firmware",
+    "replay": "fold an event log into registers and check what it proves",
+    "verify": "decide whether evidence comes from a machine that runs the image",
+    "lock": "resolve a recipe's packages and pin every input by hash",
+    "fetch": "bring every locked input into the store",
+    "vault": "fill a folder with every locked input",
+    "keygen": "make a signing key",
+    "sign": "sign a golden document, or add a signature",
+    "calibrate": "learn a firmware's profile by booting it alone",
+    "schema": "write the JSON Schema of recipes",
+}
+
+_HELP = """goldsmith: locked-down, reproducible confidential-VM images and the golden values that prove them
+
+usage: goldsmith VERB [arguments]        goldsmith VERB --help explains a verb
+
+{verbs}
+
+exit codes: 0 ok, 1 verification failed, 2 usage, 3 build or environment
+"""
+
+
+def main() -> NoReturn:
+    """Run one verb and exit with its code (docs/cli.md)."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one verb and return its exit code."""
+    signal.signal(signal.SIGTERM, _interrupted)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        width = max(map(len, VERBS))
+        verbs = "\n".join(f"  {verb:<{width}}  {text}" for verb, text in VERBS.items())
+        sys.stdout.write(_HELP.format(verbs=verbs))
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        sys.stdout.write(f"goldsmith {version('goldsmith')}\n")
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in VERBS:
+        import difflib
+
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        sys.stderr.write(f"goldsmith: there is no verb {verb!r}{meant}\n")
+        return 2
+    return _run_verb(verb, rest)
+
+
+def _run_verb(verb: str, arguments: list[str]) -> int:
+    from builder.cli import console
+
+    try:
+        import typer
+    except ModuleNotFoundError:
+        sys.stderr.write('goldsmith: the command line needs: pip install "goldsmith[build]"\n')
+        return 3
+    from builder.errors import BuilderError
+    from measurements.errors import MeasurementError
+
+    module = importlib.import_module(f"builder.cli.{verb.replace('-', '_')}")
+    app: typer.Typer | None = getattr(module, "app", None)
+    if app is None:
+        app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+        app.command(help=module.command.__doc__)(module.command)
+    try:
+        result = app(arguments, prog_name=f"goldsmith {verb}", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except BuilderError as error:
+        console.error(str(error), hint=error.hint)
+        return error.exit_code
+    except MeasurementError as error:
+        console.error(str(error))
+        return 3
+    except (typer.Exit, SystemExit) as stop:
+        code = getattr(stop, "exit_code", getattr(stop, "code", 0))
+        return code if isinstance(code, int) else 1
+    except typer.Abort:
+        return 130
+    except KeyboardInterrupt:
+        console.error("interrupted; nothing half-written was left behind")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        console.error(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
+        return 3
+    except Exception as error:
+        if hasattr(error, "format_message"):  # click.UsageError and its kin
+            console.error(error.format_message(), hint=f"goldsmith {verb} --help")
+            return 2
+        raise
+
+
+def _interrupted(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
