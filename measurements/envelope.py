@@ -1,0 +1,181 @@
+"""The signed golden document: an in-toto Statement v1 in a DSSE envelope.
+
+Specifications: DSSE 1.0.2 (envelope.md, protocol.md of secure-systems-lab/dsse), in-toto Attestation
+Framework v1 (spec/v1/statement.md). What was signed is bytes: ``verify_envelope`` first, ``parse_statement``
+of what it returns next, and only then is anything of the document used.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import rfc8785
+
+from measurements.errors import FormatError, SignatureError
+from measurements.golden import GoldenDocument, parse_value, to_value
+from measurements.golden.model import MAX_DOCUMENT_BYTES, MAX_OUTPUTS
+from measurements.keys import PrivateKey, PublicKey
+from measurements.strictjson import Fields, loads
+
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+#: A TypeURI (in-toto spec/v1/field_types.md); a new major version of the document gets a new one.
+PREDICATE_TYPE = "urn:goldsmith:golden:v1"
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+
+MAX_STATEMENT_BYTES = MAX_DOCUMENT_BYTES + 64 * 1024
+MAX_ENVELOPE_BYTES = 2 * MAX_STATEMENT_BYTES
+MAX_SIGNATURES = 16
+#: Room for post-quantum signatures beside ours; they count for no key of this version.
+MAX_SIGNATURE_BYTES = 8192
+MAX_KEYS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedPayload:
+    """Bytes whose signatures hold.
+
+    Attributes:
+        payload: the signed bytes.
+        key_ids: the distinct keys of the caller that signed them, in the caller's order.
+    """
+
+    payload: bytes
+    key_ids: tuple[str, ...]
+
+
+def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
+    """Return DSSE's PAE: what is really signed (DSSE protocol.md, "Signature Definition")."""
+    kind = payload_type.encode()
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+
+
+def statement_of(document: GoldenDocument) -> bytes:
+    """Return the in-toto Statement as canonical JSON: subjects are the outputs, predicate is the document."""
+    return rfc8785.dumps(
+        {
+            "_type": STATEMENT_TYPE,
+            "subject": _subjects(document),
+            "predicateType": PREDICATE_TYPE,
+            "predicate": to_value(document),
+        }
+    )
+
+
+def sign_document(document: GoldenDocument, keys: Iterable[PrivateKey]) -> bytes:
+    """Sign ``document`` with every key; returns the envelope as one line of JSON with a final newline.
+
+    Raises:
+        SignatureError: no key, one key twice, or a key that cannot sign deterministically.
+    """
+    payload = statement_of(document)
+    message = pre_authentication_encoding(PAYLOAD_TYPE, payload)
+    signatures: dict[str, str] = {}
+    for key in keys:
+        key_id = key.public().key_id
+        if key_id in signatures:
+            raise SignatureError(f"key {key_id} is given twice; expected distinct keys")
+        signatures[key_id] = base64.b64encode(key.sign(message)).decode()
+    if not 1 <= len(signatures) <= MAX_SIGNATURES:
+        raise SignatureError(f"{len(signatures)} keys to sign with; expected 1 to {MAX_SIGNATURES}")
+    envelope: dict[str, Any] = {
+        "payload": base64.b64encode(payload).decode(),
+        "payloadType": PAYLOAD_TYPE,
+        "signatures": [{"keyid": key_id, "sig": signature} for key_id, signature in signatures.items()],
+    }
+    return rfc8785.dumps(envelope) + b"\n"
+
+
+def verify_envelope(data: bytes, keys: Iterable[PublicKey], threshold: int = 1) -> VerifiedPayload:
+    """Verify that at least ``threshold`` distinct ``keys`` signed the payload.
+
+    A key counts once, however many signatures it made and under whatever ``keyid``: the ``keyid`` of an
+    envelope is an unauthenticated hint (DSSE protocol.md) and decides nothing here. Unknown names are ignored
+    as DSSE demands.
+
+    Raises:
+        FormatError: not a DSSE envelope, or its payload is of another type.
+        LimitError: a named limit of this module is exceeded.
+        SignatureError: fewer than ``threshold`` keys signed; or the threshold or the keys make no sense.
+    """
+    trusted = {key.key_id: key for key in keys}
+    if not 1 <= threshold <= len(trusted) <= MAX_KEYS:
+        raise SignatureError(
+            f"threshold {threshold} of {len(trusted)} distinct keys; expected at least 1, no more than there "
+            f"are keys, and at most {MAX_KEYS} keys"
+        )
+    envelope = Fields(loads(data, what="DSSE envelope", max_bytes=MAX_ENVELOPE_BYTES), "DSSE envelope")
+    kind = envelope.text("payloadType", max_length=255)
+    if kind != PAYLOAD_TYPE:
+        raise FormatError(f"DSSE envelope: payloadType is {kind!r}; expected {PAYLOAD_TYPE!r}")
+    payload = envelope.base64("payload", max_size=MAX_STATEMENT_BYTES)
+    signatures = [
+        Fields(item, "DSSE envelope: signatures").base64("sig", max_size=MAX_SIGNATURE_BYTES)
+        for item in envelope.array("signatures", max_items=MAX_SIGNATURES, min_items=1)
+    ]
+    message = pre_authentication_encoding(kind, payload)
+    signers = tuple(
+        key_id for key_id, key in trusted.items() if any(_holds(key, item, message) for item in signatures)
+    )
+    if len(signers) < threshold:
+        raise SignatureError(
+            f"{len(signers)} of {len(trusted)} trusted keys signed this envelope; expected {threshold}. "
+            f"Trusted: {', '.join(trusted)}"
+        )
+    return VerifiedPayload(payload=payload, key_ids=signers)
+
+
+def _holds(key: PublicKey, signature: bytes, message: bytes) -> bool:
+    try:
+        key.verify(signature, message)
+    except SignatureError:
+        return False
+    return True
+
+
+def parse_statement(verified: VerifiedPayload) -> GoldenDocument:
+    """Parse the golden document out of a verified payload.
+
+    Raises:
+        FormatError: not the canonical JSON of an in-toto Statement v1 about a golden document, or its
+            subjects are not the document's outputs.
+        LimitError: a named limit is exceeded.
+    """
+    statement = loads(verified.payload, what="in-toto statement", max_bytes=MAX_STATEMENT_BYTES)
+    try:
+        canonical = rfc8785.dumps(statement)
+    except rfc8785.CanonicalizationError as error:
+        raise FormatError(f"in-toto statement: has no canonical form: {error}") from None
+    if canonical != verified.payload:
+        raise FormatError("in-toto statement: is not canonical JSON (RFC 8785)")
+    fields = Fields(statement, "in-toto statement")
+    for name, expected in (("_type", STATEMENT_TYPE), ("predicateType", PREDICATE_TYPE)):
+        value = fields.text(name, max_length=255)
+        if value != expected:
+            raise FormatError(f"in-toto statement: {name} is {value!r}; expected {expected!r}")
+    subjects = fields.array("subject", max_items=MAX_OUTPUTS, min_items=1)
+    document = parse_value(fields.raw("predicate"))
+    fields.end()
+    if subjects != _subjects(document):
+        raise FormatError("in-toto statement: its subjects are not the outputs of the document")
+    return document
+
+
+def _subjects(document: GoldenDocument) -> list[Any]:
+    return [{"name": output.name, "digest": {"sha256": output.sha256}} for output in document.outputs]
+
+
+__all__ = [
+    "MAX_ENVELOPE_BYTES",
+    "PAYLOAD_TYPE",
+    "PREDICATE_TYPE",
+    "STATEMENT_TYPE",
+    "VerifiedPayload",
+    "parse_statement",
+    "pre_authentication_encoding",
+    "sign_document",
+    "statement_of",
+    "verify_envelope",
+]

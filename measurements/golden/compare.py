@@ -1,0 +1,223 @@
+"""Two golden documents, side by side: which value moved, and because of which input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+from measurements.events import Event, HashAlgorithm, RegisterPrediction, Sequence
+from measurements.golden.model import GoldenDocument, format_time
+from measurements.prediction import Prediction
+
+#: After this many differing events in one register the rest adds nothing.
+MAX_EVENT_DIFFERENCES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One thing that differs.
+
+    Attributes:
+        where: what it belongs to: "output disk.raw", "inputs", "qemu-vtpm/…: PCR 11".
+        what: what about it: an event's description, a field's name.
+        cause: the input that decides it, in the event's words; ``None`` where the thing is an input itself.
+        old: the value in the first document (hex or text); ``None`` where it has none.
+        new: likewise in the second.
+    """
+
+    where: str
+    what: str
+    cause: str | None
+    old: str | None
+    new: str | None
+
+    def __str__(self) -> str:
+        because = "" if self.cause is None else f", because of {self.cause}"
+        return f"{self.where}: {self.what}{because}: {self.old or 'absent'} -> {self.new or 'absent'}"
+
+
+def compare(old: GoldenDocument, new: GoldenDocument) -> tuple[Difference, ...]:
+    """List what differs: inputs, then outputs, then each launch shape's registers with the guilty events.
+
+    Returns an empty tuple exactly when the documents are equal.
+    """
+    return (*_fields(old, new), *_outputs(old, new), *_shapes(old, new))
+
+
+def _fields(old: GoldenDocument, new: GoldenDocument) -> Iterator[Difference]:
+    fields: tuple[tuple[str, str, Callable[[GoldenDocument], str]], ...] = (
+        ("image", "name", lambda document: document.image.name),
+        ("image", "version", lambda document: document.image.version),
+        ("image", "svn", lambda document: str(document.image.svn)),
+        ("document", "source_date_epoch", lambda document: str(document.source_date_epoch)),
+        ("validity", "not_before", lambda document: format_time(document.validity.not_before)),
+        ("validity", "not_after", lambda document: format_time(document.validity.not_after)),
+        ("inputs", "recipe sha256", lambda document: document.inputs.recipe),
+        ("inputs", "lock sha256", lambda document: document.inputs.lock),
+        ("calculator", "name", lambda document: document.calculator.name),
+        ("calculator", "version", lambda document: document.calculator.version),
+        ("document", "banks", lambda document: " ".join(document.banks)),
+    )
+    for where, what, read in fields:
+        if read(old) != read(new):
+            yield Difference(where=where, what=what, cause=None, old=read(old), new=read(new))
+
+
+def _outputs(old: GoldenDocument, new: GoldenDocument) -> Iterator[Difference]:
+    before = {output.name: output for output in old.outputs}
+    after = {output.name: output for output in new.outputs}
+    for name in sorted({*before, *after}):
+        first, second = before.get(name), after.get(name)
+        if first != second:
+            same_digest = first is not None and second is not None and first.sha256 == second.sha256
+            yield Difference(
+                where=f"output {name}",
+                what="size" if same_digest else "sha256",
+                cause=None,
+                old=None if first is None else str(first.size) if same_digest else first.sha256,
+                new=None if second is None else str(second.size) if same_digest else second.sha256,
+            )
+
+
+def _shapes(old: GoldenDocument, new: GoldenDocument) -> Iterator[Difference]:
+    before = {prediction.shape.name: prediction for prediction in old.predictions}
+    after = {prediction.shape.name: prediction for prediction in new.predictions}
+    for name in dict.fromkeys([*before, *after]):
+        first, second = before.get(name), after.get(name)
+        if first is None or second is None:
+            yield Difference(
+                where=name,
+                what="launch shape",
+                cause=None,
+                old=None if first is None else "present",
+                new=None if second is None else "present",
+            )
+        elif first != second:
+            yield from _prediction(name, first, second)
+    if list(before) != list(after) and set(before) == set(after):
+        yield Difference(where="document", what="order of launch shapes", cause=None, old=" ".join(before),
+                         new=" ".join(after))  # fmt: skip
+
+
+def _prediction(name: str, old: Prediction, new: Prediction) -> Iterator[Difference]:
+    if old.shape != new.shape:
+        for what, first, second in (
+            ("firmware sha256", old.shape.firmware.sha256, new.shape.firmware.sha256),
+            ("firmware sha384", old.shape.firmware.sha384, new.shape.firmware.sha384),
+            ("machine", old.shape.machine, new.shape.machine),
+        ):
+            if first != second:
+                yield Difference(where=name, what=what, cause=None, old=first, new=second)
+    before = {register.index: register for register in old.registers}
+    after = {register.index: register for register in new.registers}
+    for index in sorted({*before, *after}):
+        first_register, second_register = before.get(index), after.get(index)
+        where = f"{name}: PCR {index}"
+        if first_register is None or second_register is None:
+            yield Difference(
+                where=where,
+                what="register",
+                cause=None,
+                old=None if first_register is None else "present",
+                new=None if second_register is None else "present",
+            )
+        elif first_register != second_register:
+            yield from _register(where, first_register, second_register)
+
+
+def _register(where: str, old: RegisterPrediction, new: RegisterPrediction) -> Iterator[Difference]:
+    for what, first_text, second_text in (
+        ("stability", old.stability.value, new.stability.value),
+        ("reason", old.reason, new.reason),
+    ):
+        if first_text != second_text:
+            yield Difference(where=where, what=what, cause=None, old=first_text, new=second_text)
+    seen: set[tuple[str, str | None, str | None]] = set()
+    for kind, before, after in (
+        ("alternative", old.alternatives, new.alternatives),
+        ("phase", old.phases, new.phases),
+    ):
+        first_by_label = {sequence.label: sequence for sequence in before}
+        second_by_label = {sequence.label: sequence for sequence in after}
+        for label in dict.fromkeys([*first_by_label, *second_by_label]):
+            first, second = first_by_label.get(label), second_by_label.get(label)
+            if first is None or second is None:
+                yield Difference(
+                    where=where,
+                    what=f"{kind} {label!r}",
+                    cause=None,
+                    old=_some_value(first),
+                    new=_some_value(second),
+                )
+                continue
+            for difference in _sequences(where, first, second):
+                # Alternatives and phases share most events: say each once.
+                key = (difference.what, difference.old, difference.new)
+                if key not in seen:
+                    seen.add(key)
+                    yield difference
+        if list(first_by_label) != list(second_by_label) and set(first_by_label) == set(second_by_label):
+            yield Difference(
+                where=where,
+                what=f"order of the {kind}s",
+                cause=None,
+                old=", ".join(first_by_label),
+                new=", ".join(second_by_label),
+            )
+
+
+def _some_value(sequence: Sequence | None) -> str | None:
+    if sequence is None:
+        return None
+    banks = [bank for bank in HashAlgorithm if all(bank in event.digests for event in sequence.events)]
+    bank = HashAlgorithm.SHA256 if HashAlgorithm.SHA256 in banks else banks[0]
+    return f"{bank} {sequence.value(bank).hex()}"
+
+
+def _sequences(where: str, old: Sequence, new: Sequence) -> Iterator[Difference]:
+    if old.events == new.events:
+        return
+    before, after = [_key(event) for event in old.events], [_key(event) for event in new.events]
+    count = 0
+    for tag, start, stop, other_start, other_stop in SequenceMatcher(
+        None, before, after, autojunk=False
+    ).get_opcodes():
+        if tag == "equal":
+            continue
+        removed, added = old.events[start:stop], new.events[other_start:other_stop]
+        for position in range(max(len(removed), len(added))):
+            if count == MAX_EVENT_DIFFERENCES:
+                return
+            count += 1
+            yield _event(
+                where,
+                removed[position] if position < len(removed) else None,
+                added[position] if position < len(added) else None,
+            )
+
+
+def _key(event: Event) -> tuple[object, ...]:
+    return (event.type, event.description, event.cause, event.data, tuple(sorted(event.digests.items())))
+
+
+def _event(where: str, old: Event | None, new: Event | None) -> Difference:
+    known = new or old
+    assert known is not None
+    what = f"event {known.description!r}"
+    if old is not None and new is not None and old.digests == new.digests:
+        return Difference(
+            where=where,
+            what=f"{what}: its text only",
+            cause=known.cause,
+            old=f"{old.description!r} ({old.cause})",
+            new=f"{new.description!r} ({new.cause})",
+        )
+    return Difference(where=where, what=what, cause=known.cause, old=_digest(old), new=_digest(new))
+
+
+def _digest(event: Event | None) -> str | None:
+    if event is None:
+        return None
+    bank = HashAlgorithm.SHA256 if HashAlgorithm.SHA256 in event.digests else next(iter(event.digests))
+    return f"{bank} {event.digest(bank).hex()}"

@@ -1,0 +1,146 @@
+"""Golden document to JSON (docs/golden-format.md): canonical bytes to sign, a pretty form to diff."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import rfc8785
+
+from measurements.events import Event, HashAlgorithm, RegisterPrediction, Sequence, event_type_name
+from measurements.golden.model import FORMAT, FORMAT_VERSION, GoldenDocument, format_time
+from measurements.prediction import LaunchShape, Prediction
+
+
+def to_canonical(document: GoldenDocument) -> bytes:
+    """Return the document in canonical JSON (RFC 8785): what is signed, and what is hashed."""
+    return rfc8785.dumps(to_value(document))
+
+
+def to_pretty(document: GoldenDocument) -> bytes:
+    """Return the same JSON value, indented, with a final newline: ``golden.json``, made for git diffs."""
+    return (_pretty(to_value(document), "") + "\n").encode()
+
+
+def to_value(document: GoldenDocument) -> dict[str, Any]:
+    """Return the document as JSON values.
+
+    Registers that several launch shapes share are written once, in ``registers``, ordered by index and then
+    by first use; a shape names them by id. Within a register an event is written once too, and its courses
+    of events are lists of positions.
+    """
+    banks = document.banks
+    table: dict[int, list[RegisterPrediction]] = {}
+    platforms: dict[str, list[Any]] = {}
+    for prediction in document.predictions:
+        platforms.setdefault(prediction.shape.platform, []).append(_shape(prediction, table))
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "image": {
+            "name": document.image.name,
+            "version": document.image.version,
+            "svn": document.image.svn,
+        },
+        "source_date_epoch": document.source_date_epoch,
+        "validity": {
+            "not_before": format_time(document.validity.not_before),
+            "not_after": format_time(document.validity.not_after),
+        },
+        "inputs": {"recipe": {"sha256": document.inputs.recipe}, "lock": {"sha256": document.inputs.lock}},
+        "outputs": [
+            {"name": output.name, "size": output.size, "sha256": output.sha256} for output in document.outputs
+        ],
+        "calculator": {"name": document.calculator.name, "version": document.calculator.version},
+        "banks": [bank.value for bank in banks],
+        "platforms": [{"name": name, "shapes": shapes} for name, shapes in platforms.items()],
+        "registers": [
+            _register(f"{index}.{number}", register, banks)
+            for index in sorted(table)
+            for number, register in enumerate(table[index], 1)
+        ],
+    }
+
+
+def _shape(prediction: Prediction, table: dict[int, list[RegisterPrediction]]) -> dict[str, Any]:
+    shape: LaunchShape = prediction.shape
+    return {
+        "name": shape.name,
+        "firmware": {
+            "name": shape.firmware.name,
+            "sha256": shape.firmware.sha256,
+            "sha384": shape.firmware.sha384,
+        },
+        "boot": shape.boot.value,
+        "machine": shape.machine,
+        "memory_mib": shape.memory_mib,
+        "vcpus": shape.vcpus,
+        "secure_boot": shape.secure_boot,
+        "registers": [_identifier(register, table) for register in prediction.registers],
+    }
+
+
+def _identifier(register: RegisterPrediction, table: dict[int, list[RegisterPrediction]]) -> str:
+    known = table.setdefault(register.index, [])
+    if register not in known:
+        known.append(register)
+    return f"{register.index}.{known.index(register) + 1}"
+
+
+def _register(
+    identifier: str, register: RegisterPrediction, banks: tuple[HashAlgorithm, ...]
+) -> dict[str, Any]:
+    events: dict[tuple[object, ...], Event] = {}
+    return {
+        "id": identifier,
+        "index": register.index,
+        "stability": register.stability.value,
+        "reason": register.reason,
+        "alternatives": [_sequence(sequence, events, banks) for sequence in register.alternatives],
+        "phases": [_sequence(sequence, events, banks) for sequence in register.phases],
+        "events": [_event(event, banks) for event in events.values()],
+    }
+
+
+def _sequence(
+    sequence: Sequence, events: dict[tuple[object, ...], Event], banks: tuple[HashAlgorithm, ...]
+) -> dict[str, Any]:
+    for event in sequence.events:
+        events.setdefault(_identity(event), event)
+    position = {identity: number for number, identity in enumerate(events)}
+    return {
+        "label": sequence.label,
+        "values": {bank.value: sequence.value(bank).hex() for bank in banks},
+        "events": [position[_identity(event)] for event in sequence.events],
+    }
+
+
+def _identity(event: Event) -> tuple[object, ...]:
+    return (event.type, event.description, event.cause, event.data, tuple(sorted(event.digests.items())))
+
+
+def _event(event: Event, banks: tuple[HashAlgorithm, ...]) -> dict[str, Any]:
+    return {
+        "type": None if event.type is None else event_type_name(event.type),
+        "description": event.description,
+        "cause": event.cause,
+        "digests": {bank.value: event.digest(bank).hex() for bank in banks},
+        "data": None if event.data is None else event.data.hex(),
+    }
+
+
+def _pretty(value: Any, indent: str) -> str:
+    """Indent by two spaces; arrays of scalars and empty containers stay on one line, for short diffs."""
+    inner = indent + "  "
+    if isinstance(value, dict) and value:
+        lines = [f"{inner}{_scalar(name)}: {_pretty(item, inner)}" for name, item in value.items()]
+        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+    if isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
+        return "[\n" + ",\n".join(inner + _pretty(item, inner) for item in value) + f"\n{indent}]"
+    if isinstance(value, list):
+        return "[" + ", ".join(_scalar(item) for item in value) + "]"
+    return _scalar(value)
+
+
+def _scalar(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
