@@ -1,7 +1,7 @@
 """The recipe: its model, which is also the source of its JSON Schema.
 
-A recipe and its fragments share these keys. Fragments are merged in the order of ``include``, the recipe last:
-lists are joined, mappings united; two different values for one key are an error that names both files.
+A recipe and its fragments share these keys. Fragments are merged in the order of ``include``, the recipe
+last: lists are joined, mappings united; two different values for one key are an error that names both files.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$", max_length=128)]
+DebianVersion = Annotated[str, StringConstraints(pattern=r"^[0-9][A-Za-z0-9.+~:-]*$", max_length=128)]
 AbsolutePath = Annotated[str, StringConstraints(pattern=r"^/[^\x00\n]*$", max_length=1024)]
 Glob = Annotated[str, StringConstraints(pattern=r"^/[^\x00\n]*$", max_length=1024)]
 Reason = Annotated[str, StringConstraints(min_length=8, max_length=500, strip_whitespace=True)]
@@ -57,7 +58,9 @@ class File(Model):
 
     path: AbsolutePath
     source: str | None = Field(
-        default=None, description="file below the `files` folder beside this YAML file"
+        default=None,
+        max_length=512,
+        description="file below recipes/<image>/files/, or recipes/common/<fragment>/ for a fragment",
     )
     content: str | None = Field(default=None, description="the content itself")
     template: bool = Field(default=False, description="render with jinja2, with the recipe's variables")
@@ -151,6 +154,10 @@ class Toolbox(Model):
     """Packages whose programs write bytes or boot machines."""
 
     packages: tuple[PackageName, ...] = ()
+    drop: dict[PackageName, Reason] = Field(
+        default_factory=dict,
+        description="packages of the dependency closure that are not unpacked, each with a reason",
+    )
 
 
 class FirmwareSource(Model):
@@ -158,8 +165,12 @@ class FirmwareSource(Model):
 
     name: Name
     suite: Name
-    packages: tuple[PackageName, ...] = Field(description="archives to unpack, without their dependencies")
-    version: str | None = Field(default=None, description="exact version wanted; absent: the suite's newest")
+    packages: tuple[PackageName, ...] = Field(
+        min_length=1, description="archives to unpack, without their dependencies"
+    )
+    version: DebianVersion | None = Field(
+        default=None, description="exact version wanted; absent: the suite's newest"
+    )
     code: AbsolutePath
     variables: AbsolutePath
 
@@ -179,6 +190,9 @@ class Platform(Model):
 class Fragment(Model):
     """What a fragment may say; every key is optional."""
 
+    include: tuple[str, ...] = Field(
+        default=(), description="fragments, as common/base for recipes/common/base.yaml"
+    )
     root: Layer = Layer()
     initrd: Layer = Layer()
     kernel: Kernel | None = None
@@ -197,7 +211,4 @@ class RecipeDocument(Fragment):
     version: Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)*$")]
     svn: int = Field(ge=0, le=2**32 - 1, description="security version: verifiers refuse lower ones")
     summary: str
-    include: tuple[str, ...] = Field(
-        default=(), description="fragments, as common/base for recipes/common/base.yaml"
-    )
     validity_days: int = Field(default=365, ge=1, le=3650)

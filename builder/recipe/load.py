@@ -1,0 +1,208 @@
+"""Load a recipe: read it and its fragments, check each, merge them, check the whole, read its files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from builder.errors import RecipeError, UsageError
+from builder.recipe.check import validate
+from builder.recipe.files import resolve_file
+from builder.recipe.merge import Merged
+from builder.recipe.merged import Recipe, RecipeFile
+from builder.recipe.model import Fragment, Layer, RecipeDocument
+from builder.recipe.yaml import Document, read_yaml
+
+MAX_FRAGMENTS = 200
+MAX_PROBLEMS = 20
+
+
+def find_recipe(name: str, *, base: Path | None = None) -> Path:
+    """Return the recipe.yaml that a command line names: a path to it, its folder, or an image's name.
+
+    Args:
+        name: as the user wrote it; a bare name is looked up in ``recipes/`` of ``base`` and its parents.
+        base: a directory; the current one if absent.
+
+    Raises:
+        UsageError: there is no such recipe; known ones are listed.
+    """
+    here = Path.cwd() if base is None else base
+    given = here / name
+    for candidate in (given, given / "recipe.yaml"):
+        if candidate.is_file():
+            return candidate
+    roots = [parent / "recipes" for parent in (here, *here.parents) if (parent / "recipes").is_dir()]
+    if name not in ("", ".", "..") and "/" not in name:
+        for root in roots:
+            if (root / name / "recipe.yaml").is_file():
+                return root / name / "recipe.yaml"
+    known = sorted(path.parent.name for root in roots[:1] for path in root.glob("*/recipe.yaml"))
+    raise UsageError(
+        f"no recipe {name!r}: neither a file, nor a folder with a recipe.yaml, nor a folder of recipes/",
+        hint=f"recipes here: {', '.join(known) or 'none'}",
+    )
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Load ``recipes/<image>/recipe.yaml`` (or its folder) with everything it includes.
+
+    Raises:
+        RecipeError: anything wrong with it; as many problems as can be found at once, a line each, starting
+            with ``file:line: key``.
+    """
+    path = path / "recipe.yaml" if path.is_dir() else path
+    root = path.absolute().parent.parent
+    document = read_yaml(path, _label(path.absolute(), root))
+    documents = list(_with_includes(document, root, (), {}))
+    problems: list[str] = []
+    for item in documents:
+        validate(RecipeDocument if item is document else Fragment, item.value, item.at, problems)
+    _raise(problems)
+    merged = Merged()
+    for item in documents:
+        merged.add(item)
+    _raise(merged.problems)
+    whole = validate(RecipeDocument, merged.value, merged.at, problems)
+    _raise(problems)
+    assert whole is not None
+    return _finish(whole, document, documents, merged)
+
+
+def _label(path: Path, root: Path) -> str:
+    return str(PurePosixPath(root.name) / path.relative_to(root).as_posix())
+
+
+def _with_includes(
+    document: Document, root: Path, chain: tuple[str, ...], seen: dict[str, Document]
+) -> Iterable[Document]:
+    """Yield the fragments a document includes, depth first, each once, and the document last."""
+    chain = (*chain, document.label)
+    included = document.value.get("include", ())
+    for index, name in enumerate(included if isinstance(included, tuple) else ()):
+        at = document.at(("include", index))
+        if not isinstance(name, str):
+            continue  # the model's check names it
+        parts = PurePosixPath(name).parts
+        if not parts or name.startswith("/") or ".." in parts or "\0" in name:
+            raise RecipeError(f"{at}: expected the name of a fragment such as common/base, got {name!r}")
+        path = root.joinpath(*parts[:-1], f"{parts[-1]}.yaml")
+        label = _label(path, root)
+        if label in chain:
+            raise RecipeError(f"{at}: includes itself: {' -> '.join((*chain, label))}")
+        if label in seen:
+            continue
+        if len(seen) >= MAX_FRAGMENTS:
+            raise RecipeError(f"{at}: more than {MAX_FRAGMENTS} fragments")
+        if not path.is_file():
+            known = sorted(
+                str(found.relative_to(root).with_suffix(""))
+                for found in root.glob("*/*.yaml")
+                if found.name != "recipe.yaml"
+            )
+            raise RecipeError(
+                f"{at}: there is no fragment {label}", hint=f"fragments: {', '.join(known) or 'none'}"
+            )
+        fragment = read_yaml(path, label)
+        seen[label] = fragment
+        yield from _with_includes(fragment, root, chain, seen)
+    yield document
+
+
+def _finish(whole: RecipeDocument, document: Document, documents: list[Document], merged: Merged) -> Recipe:
+    problems = [
+        f"{document.label}:1: {key}: neither the recipe nor a fragment says it"
+        for key in ("distribution", "kernel")
+        if getattr(whole, key) is None
+    ]
+    _check_firmware(whole, merged, problems)
+    variables = {**whole.variables, "name": whole.name, "version": whole.version, "svn": whole.svn}
+    problems.extend(
+        f"{merged.at(('variables', key))}: this name is the image's own"
+        for key in ("name", "version", "svn")
+        if key in whole.variables
+    )
+    files: dict[str, tuple[RecipeFile, ...]] = {}
+    for name, layer in (("root", whole.root), ("initrd", whole.initrd)):
+        _check_layer(name, layer, merged, problems)
+        files[name] = _files(name, layer, merged, variables, problems)
+    _raise(problems)
+    assert whole.distribution is not None and whole.kernel is not None
+    return Recipe(
+        name=whole.name,
+        version=whole.version,
+        svn=whole.svn,
+        summary=whole.summary,
+        validity_days=whole.validity_days,
+        distribution=whole.distribution,
+        root=whole.root,
+        initrd=whole.initrd,
+        files=files,
+        kernel_package=whole.kernel.package,
+        command_line=(*whole.kernel.command_line, *whole.command_line),
+        toolbox=whole.toolbox,
+        firmware=whole.firmware,
+        platforms=whole.platforms,
+        variables=variables,
+        path=document.path,
+        sources=tuple(item.path for item in documents),
+    )
+
+
+def _files(
+    name: str,
+    layer: Layer,
+    merged: Merged,
+    variables: dict[str, str | int | bool],
+    problems: list[str],
+) -> tuple[RecipeFile, ...]:
+    resolved = []
+    for index, file in enumerate(layer.files):
+        location = (name, "files", index)
+        try:
+            owner, _ = merged.document(location)
+            resolved.append(resolve_file(file, owner, merged.at(location), variables))
+        except RecipeError as error:
+            problems.append(f"{error} ({error.hint})" if error.hint else str(error))
+    return tuple(sorted(resolved, key=lambda file: file.path))
+
+
+def _check_firmware(whole: RecipeDocument, merged: Merged, problems: list[str]) -> None:
+    known = {source.name for source in whole.firmware}
+    problems.extend(
+        f"{merged.at(('platforms', index, 'firmware', position))}: there is no firmware {wanted!r}; "
+        f"known: {', '.join(sorted(known)) or 'none'}"
+        for index, platform in enumerate(whole.platforms)
+        for position, wanted in enumerate(platform.firmware)
+        if wanted not in known
+    )
+
+
+def _check_layer(name: str, layer: Layer, merged: Merged, problems: list[str]) -> None:
+    problems.extend(
+        f"{merged.at((name, 'drop', package))}: {package} is also in {name}.packages"
+        for package in layer.drop
+        if package in layer.packages
+    )
+    problems.extend(
+        f"{merged.at((name, 'units', 'mask', unit))}: {unit} is also in {name}.units.enable"
+        for unit in layer.units.mask
+        if unit in layer.units.enable
+    )
+    for kind, numbers in (
+        ("users", [user.uid for user in layer.users]),
+        ("groups", [group.gid for group in layer.groups]),
+    ):
+        for index, number in enumerate(numbers):
+            if number in numbers[:index]:
+                first = merged.at((name, kind, numbers.index(number)))
+                problems.append(f"{merged.at((name, kind, index))}: the id {number} is taken in {first}")
+
+
+def _raise(problems: list[str]) -> None:
+    if not problems:
+        return
+    shown = problems[:MAX_PROBLEMS]
+    if len(problems) > MAX_PROBLEMS:
+        shown.append(f"… and {len(problems) - MAX_PROBLEMS} more")
+    raise RecipeError("\n".join(shown))

@@ -1,0 +1,156 @@
+"""The recipe as the steps of a build see it: fragments merged, files read and rendered."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import rfc8785
+
+from builder.recipe.model import Distribution, FirmwareSource, Layer, Platform, Toolbox
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeFile:
+    """One file the recipe adds to a layer, ready to be placed.
+
+    Attributes:
+        path: absolute path in the layer.
+        content: final bytes, templates rendered.
+        mode: permission bits.
+        owner: account name.
+        group: group name.
+        replaces: why it replaces a package's file; None when it must not.
+        origin: the recipe file the content came from ("recipes/base/files/hosts").
+    """
+
+    path: str
+    content: bytes
+    mode: int
+    owner: str
+    group: str
+    replaces: str | None
+    origin: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole recipe.
+
+    Attributes:
+        name: of the image.
+        version: dotted numbers.
+        svn: security version number, 0 to 2^32 - 1.
+        summary: one line for people.
+        validity_days: how long a golden document of it is valid.
+        distribution: where packages come from.
+        root: the root file system's layer.
+        initrd: the initrd's layer.
+        files: layer name ("root", "initrd") -> the files the recipe adds, sorted by path.
+        kernel_package: a linux-image package or the metapackage that depends on one.
+        command_line: the kernel command line of the recipe and its fragments, one parameter an element,
+            in order.
+        toolbox: packages whose programs write bytes.
+        firmware: firmware builds by their source packages.
+        platforms: what is predicted.
+        variables: what templates see, with ``name``, ``version`` and ``svn`` of the image.
+        path: the recipe.yaml.
+        sources: every YAML file that took part, in merge order.
+    """
+
+    name: str
+    version: str
+    svn: int
+    summary: str
+    validity_days: int
+    distribution: Distribution
+    root: Layer
+    initrd: Layer
+    files: Mapping[str, tuple[RecipeFile, ...]]
+    kernel_package: str
+    command_line: tuple[str, ...]
+    toolbox: Toolbox
+    firmware: tuple[FirmwareSource, ...]
+    platforms: tuple[Platform, ...]
+    variables: Mapping[str, str | int | bool]
+    path: Path
+    sources: tuple[Path, ...]
+
+    @property
+    def directory(self) -> Path:
+        """The folder of the image: recipe.yaml, lock.json, golden.json."""
+        return self.path.parent
+
+    @property
+    def lock_path(self) -> Path:
+        """Where the committed lock is."""
+        return self.directory / "lock.json"
+
+    def layer(self, name: str) -> Layer:
+        """Return the layer called "root" or "initrd"."""
+        return {"root": self.root, "initrd": self.initrd}[name]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the merged recipe and every file's content; comments and layout do not count."""
+        document = {
+            "name": self.name,
+            "version": self.version,
+            "svn": self.svn,
+            "summary": self.summary,
+            "validity_days": self.validity_days,
+            "distribution": _dump(self.distribution),
+            "layers": {name: _dump(self.layer(name)) for name in ("root", "initrd")},
+            "files": {
+                name: {
+                    file.path: {
+                        "sha256": hashlib.sha256(file.content).hexdigest(),
+                        "mode": file.mode,
+                        "owner": file.owner,
+                        "group": file.group,
+                    }
+                    for file in files
+                }
+                for name, files in self.files.items()
+            },
+            "kernel_package": self.kernel_package,
+            "command_line": list(self.command_line),
+            "toolbox": _dump(self.toolbox),
+            "firmware": [_dump(source) for source in self.firmware],
+            "platforms": [_dump(platform) for platform in self.platforms],
+            "variables": dict(self.variables),
+        }
+        return _sha256(document)
+
+    @cached_property
+    def resolution_digest(self) -> str:
+        """SHA-256 (hex) of what decides which archives are locked, and of nothing else."""
+        document = {
+            "distribution": _dump(self.distribution),
+            "layers": {
+                name: {"packages": sorted(layer.packages), "drop": sorted(layer.drop)}
+                for name, layer in (("root", self.root), ("initrd", self.initrd), ("toolbox", self.toolbox))
+            },
+            "kernel_package": self.kernel_package,
+            "firmware": {
+                source.name: {
+                    "suite": source.suite,
+                    "packages": sorted(source.packages),
+                    "version": source.version,
+                }
+                for source in self.firmware
+            },
+        }
+        return _sha256(document)
+
+
+def _dump(model: Any) -> Any:
+    return model.model_dump(mode="json")
+
+
+def _sha256(document: Any) -> str:
+    return hashlib.sha256(rfc8785.dumps(document)).hexdigest()
