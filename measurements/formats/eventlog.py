@@ -127,19 +127,22 @@ def parse(data: bytes, *, kind: LogKind | None = None) -> EventLog:
             raise FormatError(f'event log has no "Spec ID Event03" header; expected a {kind} log')
     log_kind = kind or found
     _check_registers(records, log_kind)
+    localities = [startup_locality(record) for record in records]
     return EventLog(
         kind=log_kind,
         algorithms=tuple(HashAlgorithm.from_tcg_id(code) for code in sizes if _known(code)),
         unknown_algorithms=tuple(code for code in sizes if not _known(code)),
         records=records,
-        startup_locality=next(
-            (locality for record in records if (locality := startup_locality(record)) is not None), None
-        ),
+        startup_locality=next((locality for locality in localities if locality is not None), None),
     )
 
 
 def startup_locality(record: LogRecord) -> int | None:
-    """Return the locality that a StartupLocality event states (PFP 1.06, 10.4.5.3), or ``None``."""
+    """Return the locality that a StartupLocality event states (PFP 1.06, 10.4.5.3), or ``None``.
+
+    Raises:
+        FormatError: the event has another size than its signature and one byte.
+    """
     if record.type != EventType.NO_ACTION or not record.data.startswith(STARTUP_LOCALITY_SIGNATURE):
         return None
     if len(record.data) != len(STARTUP_LOCALITY_SIGNATURE) + 1:
