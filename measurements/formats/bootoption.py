@@ -149,7 +149,7 @@ class LoadOption:
     optional_data: bytes = field(default=b"", repr=False)
 
     def encode(self) -> bytes:
-        """Return u32 attributes ‖ u16 length of paths ‖ description, UTF-16LE, NUL ‖ paths ‖ optional data."""
+        """Return u32 attributes ‖ u16 length of paths ‖ description and NUL, UTF-16LE ‖ paths ‖ data."""
         path = b"".join(encode_device_path(path) for path in (self.path, *self.other_paths))
         if len(path) > 0xFFFF:
             raise LimitError(f"device path of {len(path)} bytes; a boot option holds at most 65535")

@@ -92,7 +92,8 @@ def _store(data: bytes) -> Reader:
 
     if (store_guid := volume.guid("store signature")) != AUTHENTICATED_VARIABLE_STORE:
         raise volume.error(
-            f"store signature is {store_guid}, expected {AUTHENTICATED_VARIABLE_STORE} (authenticated variables)"
+            f"store signature is {store_guid}, expected {AUTHENTICATED_VARIABLE_STORE} "
+            "(authenticated variables)"
         )
     size = volume.u32("store size")
     store_format, state = volume.u8("format"), volume.u8("state")
