@@ -1,0 +1,105 @@
+"""What the checks have established so far. Asking for something an earlier check did not give skips the asker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from measurements.envelope import VerifiedPayload
+from measurements.errors import MeasurementError
+from measurements.events import Digest, HashAlgorithm, RegisterPrediction
+from measurements.evidence import AttestationPublicKey, Evidence, Quote, QuoteSignature
+from measurements.explain import Explanation, Observation, explain
+from measurements.golden import GoldenDocument
+from measurements.policy import Policy
+from measurements.prediction import Prediction
+
+_T = TypeVar("_T")
+
+#: Banks that decide; SHA-1 is compared where it is there, and never suffices.
+STRONG_BANKS = (HashAlgorithm.SHA256, HashAlgorithm.SHA384)
+
+#: Registers whose explanation names the guilty part best, most telling first.
+TELLING = (11, 12, 13, 9, 7, 5, 4, 0, 1, 2, 3, 6, 8, 14, 15)
+
+
+class NothingToCheckError(MeasurementError):
+    """An earlier check did not establish what this one needs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedQuote:
+    """One quote whose structure and signature hold."""
+
+    quote: Quote
+    signature: QuoteSignature
+
+
+@dataclass(slots=True)
+class State:
+    """The inputs, and what became of them. Fields are set by one check each, in order."""
+
+    envelope: bytes
+    evidence_bytes: bytes
+    policy: Policy
+    payload: VerifiedPayload | None = None
+    document: GoldenDocument | None = None
+    evidence: Evidence | None = None
+    key: AttestationPublicKey | None = None
+    quotes: Mapping[HashAlgorithm, CheckedQuote] | None = None
+    observation: Observation | None = None
+    chosen: Prediction | None = None
+    _explanations: dict[tuple[int, HashAlgorithm], tuple[Explanation, ...]] = field(default_factory=dict)
+
+    def need(self, value: _T | None, what: str) -> _T:
+        """Return ``value``; NothingToCheckError when the check that gives it failed."""
+        if value is None:
+            raise NothingToCheckError(f"needs {what}, which an earlier check did not establish")
+        return value
+
+    def banks(self) -> tuple[HashAlgorithm, ...]:
+        """Return the banks that the document predicts and the evidence quotes."""
+        document = self.need(self.document, "the document")
+        evidence = self.need(self.evidence, "the evidence")
+        quoted = {quote.bank for quote in evidence.quotes}
+        return tuple(bank for bank in document.banks if bank in quoted)
+
+    def observed(self, bank: HashAlgorithm) -> Mapping[int, Digest]:
+        """Return the values that the evidence claims; check 10 proves them."""
+        evidence = self.need(self.evidence, "the evidence")
+        return next(quote.registers for quote in evidence.quotes if quote.bank is bank)
+
+    def candidates(self) -> tuple[Prediction, ...]:
+        """Return the predictions that may apply: the policy's shape, or all."""
+        document = self.need(self.document, "the document")
+        named = tuple(item for item in document.predictions if item.shape.name == self.policy.shape)
+        return named or document.predictions
+
+    def pins(self, register: RegisterPrediction) -> bool:
+        """Say whether the policy demands that this register is equal."""
+        return register.stability in self.policy.pin
+
+    def pinned(self) -> frozenset[int]:
+        """Return the indexes that some candidate pins: before a shape is chosen, all of them must hold."""
+        predictions = self.candidates() if self.chosen is None else (self.chosen,)
+        return frozenset(
+            register.index for item in predictions for register in item.registers if self.pins(register)
+        )
+
+    def fits(self, register: RegisterPrediction) -> bool:
+        """Say whether one alternative explains the register's value in every shared bank at once."""
+        banks = self.banks()
+        return bool(banks) and any(
+            all(sequence.value(bank) == self.observed(bank).get(register.index) for bank in banks)
+            for sequence in register.alternatives
+        )
+
+    def explanations(self, register: RegisterPrediction, bank: HashAlgorithm) -> tuple[Explanation, ...]:
+        """Return how the logged events depart from the prediction; empty without a log."""
+        if self.observation is None:
+            return ()
+        key = (register.index, bank)
+        if key not in self._explanations:
+            self._explanations[key] = explain(register, self.observation.of(register.index), bank)
+        return self._explanations[key]
