@@ -1,0 +1,1 @@
+"""From a tree to a disk: initrd, EROFS, dm-verity, UKI, ESP, GPT. Every byte follows from the inputs."""
