@@ -19,7 +19,10 @@ import tpm as tpm2  # noqa: E402
 FORMAT = "goldsmith-evidence/1"
 REGISTERS = 16  # PCR 0-15; 16 and 23 are for debugging and applications, 17-22 for dynamic launch
 MAX_REQUEST = 512  # bytes of one line, with its end
-MIN_NONCE, MAX_NONCE = 16, 64  # bytes; a TPM2B_DATA takes at least 64 where the TPM has SHA-512 (Part 2, 10.4.3)
+MIN_NONCE, MAX_NONCE = (
+    16,
+    64,
+)  # bytes; a TPM2B_DATA takes at least 64 where the TPM has SHA-512 (Part 2, 10.4.3)
 MAX_EVENT_LOG = 1 << 20
 MAX_USERSPACE_LOG = 1 << 18
 ATTEMPTS = 5

@@ -47,7 +47,9 @@ def public_key(public):
         reader.take("H")
     if kind == tpm2.ALG_ECC and reader.take("HH") == (tpm2.CURVE_P256, tpm2.ALG_NULL):
         x, y = reader.sized(), reader.sized()
-        return _element(_SEQUENCE, _P256 + _element(_BIT_STRING, b"\0\x04" + x.rjust(32, b"\0") + y.rjust(32, b"\0")))
+        return _element(
+            _SEQUENCE, _P256 + _element(_BIT_STRING, b"\0\x04" + x.rjust(32, b"\0") + y.rjust(32, b"\0"))
+        )
     if kind == tpm2.ALG_RSA:
         _bits, exponent = reader.take("HI")
         numbers = _integer(reader.sized()) + _integer((exponent or 65537).to_bytes(4, "big"))
@@ -74,7 +76,11 @@ def _element(tag, content):
     size = len(content)
     if size < 0x80:
         return struct.pack(">BB", tag, size) + content
-    return struct.pack(">BBH", tag, 0x82, size) + content if size > 0xFF else struct.pack(">BBB", tag, 0x81, size) + content
+    return (
+        struct.pack(">BBH", tag, 0x82, size) + content
+        if size > 0xFF
+        else struct.pack(">BBB", tag, 0x81, size) + content
+    )
 
 
 def _integer(number):

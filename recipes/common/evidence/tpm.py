@@ -22,7 +22,9 @@ ATTESTATION_KEY_TEMPLATE = struct.pack(
 )
 
 _NO_SESSIONS, _SESSIONS = 0x8001, 0x8002
-_PASSWORD = struct.pack(">IIHBH", 9, 0x40000009, 0, 0, 0)  # authorization area: TPM_RS_PW, no nonce, no password
+_PASSWORD = struct.pack(
+    ">IIHBH", 9, 0x40000009, 0, 0, 0
+)  # authorization area: TPM_RS_PW, no nonce, no password
 _PCR_READ_AT_ONCE = 8  # TPML_DIGEST holds eight (Part 2, 10.9.7)
 _NV_CHUNK = 512  # every TPM's NV buffer takes this much
 _MAX_NV = 8192

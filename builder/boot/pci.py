@@ -1,0 +1,106 @@
+"""Where OVMF puts 64-bit PCI BARs on a q35 machine: the window, and the order inside it.
+
+The window's base and the BARs' extent stand in the DSDT (the root bridge's 64-bit _CRS), so PCR 1 depends on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+GIB = 1 << 30
+
+#: PcdPciMmio64Size of the X64 builds (edk2 OvmfPkg/OvmfPkgX64.dsc).
+_DEFAULT_WINDOW = 32 * GIB
+E820_RAM = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class E820Entry:
+    """One range of fw_cfg's ``etc/e820``: guest-physical base, length in bytes, and type (1 is RAM)."""
+
+    base: int
+    length: int
+    type: int
+
+    @property
+    def end(self) -> int:
+        """Exclusive end."""
+        return self.base + self.length
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """A 64-bit memory BAR of a function on bus 0.
+
+    Attributes:
+        device: 0-31.
+        function: 0-7.
+        register: configuration space offset of its low half (0x10-0x20).
+        size: bytes, a power of two.
+    """
+
+    device: int
+    function: int
+    register: int
+    size: int
+
+
+def mmio64_base(
+    e820: Sequence[E820Entry], *, vendor: str, physical_address_bits: int, reserved_end: int | None = None
+) -> int:
+    """Return the base of OVMF's 64-bit PCI window.
+
+    Implements edk2 (stable202305 and later) OvmfPkg/Library/PlatformInitLib/MemDetect.c:
+    PlatformGetFirstNonAddress, PlatformAddressWidthFromCpuid with QemuQuirk, PlatformDynamicMmioWindow and
+    PlatformReservationConflictCB, for a CPU without 1 GiB pages in use (width limited to 40).
+
+    Args:
+        e820: QEMU's RAM map.
+        vendor: CPUID vendor string.
+        physical_address_bits: CPUID 0x80000008.
+        reserved_end: fw_cfg's ``etc/reserved-memory-end``, where present.
+    """
+    first_free = max([4 * GIB, *(entry.end for entry in e820 if entry.type == E820_RAM)])
+    if reserved_end is not None:
+        first_free = reserved_end
+    # The window is aligned to its own size, a power of two, which covers the alignment to 1 GiB.
+    base = _align(first_free, _DEFAULT_WINDOW)
+
+    width = _trusted_width(vendor, physical_address_bits)
+    if width is None:
+        return base
+    address_space, window = 1 << width, 1 << (width - 3)
+    if not (window > _DEFAULT_WINDOW and base + window < address_space):
+        return base
+    base = address_space - window
+    for entry in e820:  # whatever its type: QEMU reserves AMD's HyperTransport range below 1 TiB
+        if max(entry.base, base) < min(entry.end, base + window):
+            base = (entry.base - window) & ~(window - 1)
+    return base
+
+
+def place(bars: Iterable[Bar], base: int) -> dict[Bar, int]:
+    """Return each BAR's address on a root bridge that decodes from ``base``.
+
+    Implements edk2 MdeModulePkg/Bus/Pci/PciBusDxe: resources in descending order of alignment, which for a
+    BAR is its size, each at the next aligned address; in order of discovery where equal.
+    """
+    addresses = {}
+    for bar in sorted(bars, key=lambda bar: -bar.size):
+        base = _align(base, bar.size)
+        addresses[bar] = base
+        base += bar.size
+    return addresses
+
+
+def _trusted_width(vendor: str, bits: int) -> int | None:
+    """Return the address width that OVMF believes: QEMU has long claimed 40 bits on machines with fewer."""
+    believable = {"GenuineIntel": (36, 39), "AuthenticAMD": (40,)}
+    if bits < 41 and bits not in believable.get(vendor, ()):
+        return None
+    return min(bits, 40)  # PcdUse1GPageTable is false in the builds this package knows
+
+
+def _align(value: int, size: int) -> int:
+    return -(-value // size) * size

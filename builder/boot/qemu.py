@@ -1,0 +1,152 @@
+"""The virtual machine: the one place that decides which devices it has, and in which slots.
+
+ACPI tables depend on every device, slot and property, and PCR 1 on the ACPI tables: so the machine that boots and the
+machine whose tables are read for a prediction (`builder.boot.qtest`) get their arguments here, and differ only in
+where their backends lead (`Wiring`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.artifacts import Firmware, Machine
+from builder.errors import UsageError
+from measurements.prediction import BootPath
+
+#: The virtio-serial port that the evidence service answers on.
+EVIDENCE_PORT_NAME = "org.goldsmith.evidence.0"
+
+#: The first bus address behind the boot disk that this module leaves to `Machine.devices`.
+FREE_SLOT = 0x04
+
+#: Address width and vendor decide where firmware puts 64-bit BARs (edk2 PlatformInitLib), hence ACPI, hence PCR 1;
+#: left open, KVM would take both from the host.
+CPU_VENDOR = "AuthenticAMD"
+PHYSICAL_ADDRESS_BITS = 40
+
+_DISK_SLOT, _SERIAL_SLOT, _NETWORK_SLOT = 0x01, 0x02, 0x03
+_MAC = "52:54:00:12:34:56"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wiring:
+    """Where the machine's backends lead on the host; none of it is visible in any register.
+
+    Attributes:
+        tpm: swtpm's control socket.
+        variables: private, writable copy of the firmware's variable store.
+        disk: disk image to boot or to serve the root from, never written to; `None` for an empty medium.
+        uki: what `-kernel` loads; `None` on a disk boot.
+        console: QEMU chardev of the serial console ("stdio", "null").
+        qmp: socket that QEMU's monitor listens on.
+        evidence: socket that the evidence port listens on.
+        forward: (host port on 127.0.0.1, guest port) reachable over the network.
+    """
+
+    tpm: Path
+    variables: Path
+    disk: Path | None = None
+    uki: Path | None = None
+    console: str = "null"
+    qmp: Path | None = None
+    evidence: Path | None = None
+    forward: tuple[int, int] | None = None
+
+
+def qemu_arguments(
+    machine: Machine,
+    firmware: Firmware,
+    boot: BootPath,
+    wiring: Wiring,
+    *,
+    accelerator: str,
+    disk: bool = True,
+) -> list[str]:
+    """Return QEMU's arguments without the program.
+
+    Args:
+        machine: type, CPU, memory, vCPUs and additional devices.
+        firmware: code (read only) and variables.
+        boot: disk or `-kernel`.
+        wiring: the host's side of every backend.
+        accelerator: for `-accel` ("kvm", "tcg,thread=multi").
+        disk: whether the machine has its disk at all; calibration boots firmware without one.
+
+    Raises:
+        UsageError: a direct boot without a UKI.
+    """
+    arguments = [
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        "-display", "none",
+        # Without SMM: the firmware builds in use have none. Without the VMware port: it exists for other guests.
+        "-machine", f"{machine.type},smm=off,vmport=off",
+        "-accel", accelerator,
+        "-cpu", f"{machine.cpu},vendor={CPU_VENDOR},phys-bits={PHYSICAL_ADDRESS_BITS},host-phys-bits=off",
+        "-smp", f"cpus={machine.vcpus},sockets=1,cores={machine.vcpus},threads=1",
+        "-m", f"size={machine.memory_mib}M",
+        "-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={_escape(firmware.code)}",
+        "-drive", f"if=pflash,unit=1,format=raw,file={_escape(wiring.variables)}",
+        "-chardev", f"socket,id=tpm0,path={_escape(wiring.tpm)}",
+        "-tpmdev", "emulator,id=tpm0,chardev=tpm0",
+        "-device", "tpm-crb,tpmdev=tpm0",
+        "-chardev", f"{wiring.console},id=console",
+        "-serial", "chardev:console",
+    ]  # fmt: skip
+    if disk:
+        arguments += _disk(wiring.disk)
+    arguments += _serial_port(wiring.evidence)
+    arguments += _network(wiring.forward)
+    for device in machine.devices:
+        arguments += ["-device", device]
+    if boot is BootPath.DIRECT:
+        if wiring.uki is None:
+            raise UsageError("a direct boot needs a UKI to give to -kernel, and got none")
+        arguments += ["-kernel", str(wiring.uki)]
+    if wiring.qmp is not None:
+        arguments += [
+            "-chardev", f"socket,id=qmp,path={_escape(wiring.qmp)},server=on,wait=off",
+            "-mon", "chardev=qmp,mode=control",
+        ]  # fmt: skip
+    return arguments
+
+
+def _disk(image: Path | None) -> list[str]:
+    # snapshot=on: the guest may write, into a temporary file that QEMU unlinks at once; the image is opened read only.
+    source = (
+        f"if=none,id=disk,format=raw,snapshot=on,file={_escape(image)}"
+        if image is not None
+        else "if=none,id=disk,driver=null-co,size=1M,read-zeroes=on"
+    )
+    return [
+        "-drive", source,
+        "-device", f"virtio-blk-pci,drive=disk,addr=0x{_DISK_SLOT:02x},disable-legacy=on",
+    ]  # fmt: skip
+
+
+def _serial_port(socket: Path | None) -> list[str]:
+    backend = f"socket,path={_escape(socket)},server=on,wait=off" if socket is not None else "null"
+    return [
+        "-device", f"virtio-serial-pci,addr=0x{_SERIAL_SLOT:02x},disable-legacy=on,max_ports=2",
+        "-chardev", f"{backend},id=evidence",
+        "-device", f"virtserialport,chardev=evidence,name={EVIDENCE_PORT_NAME}",
+    ]  # fmt: skip
+
+
+def _network(forward: tuple[int, int] | None) -> list[str]:
+    backend = "user,id=network,restrict=on,ipv6=off"
+    if forward is not None:
+        backend += f",hostfwd=tcp:127.0.0.1:{forward[0]}-:{forward[1]}"
+    return [
+        "-netdev", backend,
+        # romfile: an option ROM would be measured into PCR 2.
+        "-device",
+        f"virtio-net-pci,netdev=network,addr=0x{_NETWORK_SLOT:02x},disable-legacy=on,romfile=,mac={_MAC}",
+    ]  # fmt: skip
+
+
+def _escape(path: Path) -> str:
+    """Return a path for a comma-separated option (QEMU's QemuOpts: a doubled comma is one)."""
+    return str(path).replace(",", ",,")

@@ -1,0 +1,263 @@
+"""What firmware would read from QEMU's fw_cfg, without running a guest: over QEMU's test protocol.
+
+The unmodified QEMU that boots releases starts with the same devices and stopped vCPUs; this module programs what OVMF
+programs before it reads ACPI, because QEMU builds the tables at their first selection. Protocol: QEMU
+docs/devel/testing/qtest; interface: docs/specs/fw_cfg; chipset: Intel 316966 (Q35 MCH) and 316972 (ICH9).
+"""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.artifacts import Firmware, Machine
+from builder.boot import pci
+from builder.boot.qemu import CPU_VENDOR, PHYSICAL_ADDRESS_BITS, Wiring, qemu_arguments
+from builder.boot.swtpm import software_tpm
+from builder.errors import BootError
+from builder.tools import PIPE, Process, Tools, last_lines
+from measurements.errors import NotPredictableError
+from measurements.prediction import BootPath
+
+#: MMCONFIG base that edk2 >= 202305 programs (commit 82c1aa87f9; 0xb0000000 before).
+PCIEXBAR = 0xE0000000
+
+_TABLE_LOADER, _RSDP, _TABLES = "etc/table-loader", "etc/acpi/rsdp", "etc/acpi/tables"
+_SMBIOS, _BOOT_ORDER, _TPM_LOG = "etc/smbios/smbios-tables", "bootorder", "etc/tpm/log"
+_RAM_MAP, _RESERVED_END = "etc/e820", "etc/reserved-memory-end"
+#: Files by which a host can move OVMF's 64-bit window in ways that `pci.mmio64_base` does not compute.
+_WINDOW_OVERRIDES = ("etc/hardware-info", "opt/ovmf/X-PciMmio64Mb")
+
+_MAX_FILES, _MAX_FILE = 4096, 16 << 20
+_DESCRIPTOR, _BUFFER = 0x1000, 0x200000  # guest RAM nobody uses: no vCPU runs
+_FW_CFG_DMA_HIGH, _FW_CFG_DMA_LOW = 0x514, 0x518
+_FW_CFG_DIRECTORY = 0x19
+_FW_CFG_READ_SELECTED = 2 | 8
+_LOADER_COMMAND = 128
+_LOADER_ALLOCATE = 1
+
+_LPC = (0x1F, 0)
+_HOST_BRIDGE = (0, 0)
+_DECODE_IO_MEMORY_MASTER = 7
+_MULTIFUNCTION, _BRIDGE = 0x80, 0x01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FwCfgTables:
+    """What firmware measures or hands on from fw_cfg; each field is one file's bytes.
+
+    Attributes:
+        table_loader: ``etc/table-loader``.
+        rsdp: ``etc/acpi/rsdp``.
+        tables: ``etc/acpi/tables``.
+        tpm_log: ``etc/tpm/log``; `None` on a machine without a TPM.
+        smbios_tables: ``etc/smbios/smbios-tables``, without OVMF's own type 0.
+        bootorder: ``bootorder``; `None` where QEMU has no preference.
+        alloc_order: the files that table-loader's ALLOCATE commands name, in their order.
+    """
+
+    table_loader: bytes
+    rsdp: bytes
+    tables: bytes
+    tpm_log: bytes | None
+    smbios_tables: bytes
+    bootorder: bytes | None
+    alloc_order: tuple[str, ...]
+
+
+def machine_tables(
+    tools: Tools, machine: Machine, firmware: Firmware, boot: BootPath, *, pciexbar: int = PCIEXBAR
+) -> FwCfgTables:
+    """Return the tables of the machine that `builder.boot.session` boots; takes about 0.2 s.
+
+    They follow from QEMU, ``machine`` and ``boot``: disk and UKI contents do not matter, so stand-ins serve.
+
+    Raises:
+        BootError: QEMU or the TPM does not start, or does not follow the protocol.
+        NotPredictableError: see `read_fw_cfg_tables`.
+    """
+    with tempfile.TemporaryDirectory(prefix="goldsmith-qtest-") as name:
+        folder = Path(name)
+        variables, uki = folder / "vars.fd", folder / "uki.efi"
+        shutil.copyfile(firmware.variables, variables)
+        uki.write_bytes(bytes(1 << 16))
+        with software_tpm(tools, folder) as tpm:
+            wiring = Wiring(tpm=tpm, variables=variables, uki=uki if boot is BootPath.DIRECT else None)
+            arguments = qemu_arguments(machine, firmware, boot, wiring, accelerator="tcg")
+            return read_fw_cfg_tables(tools, arguments, pciexbar=pciexbar)
+
+
+def read_fw_cfg_tables(tools: Tools, arguments: Sequence[str], *, pciexbar: int = PCIEXBAR) -> FwCfgTables:
+    """Start QEMU with ``arguments`` and read its tables as OVMF would.
+
+    Raises:
+        BootError: QEMU ends early or does not follow the protocol; the message holds its last lines.
+        NotPredictableError: the machine has PCI bridges on bus 0 or an override of OVMF's 64-bit window.
+    """
+    with tempfile.TemporaryFile() as errors:
+        full = [*arguments, "-S", "-qtest", "stdio", "-qtest-log", "none"]
+        with tools.spawn("qemu-system-x86_64", *full, stdin=PIPE, stdout=PIPE, stderr=errors) as process:
+            try:
+                return _read_tables(_Qtest(process), pciexbar)
+            except (OSError, struct.error, ValueError) as error:
+                errors.seek(0)
+                raise BootError(
+                    f"cannot read ACPI tables from QEMU: {error}\n{last_lines(errors.read())}".rstrip()
+                ) from error
+
+
+def _read_tables(qtest: _Qtest, pciexbar: int) -> FwCfgTables:
+    files = dict(_directory(qtest))
+    for name in _WINDOW_OVERRIDES:
+        if name in files:
+            raise NotPredictableError(f"fw_cfg file {name} moves OVMF's PCI window: not predictable")
+
+    def read(name: str) -> bytes:
+        key, size = files[name]
+        return _read_file(qtest, key, size)
+
+    reserved = struct.unpack("<Q", read(_RESERVED_END))[0] if _RESERVED_END in files else None
+    base = pci.mmio64_base(
+        tuple(
+            pci.E820Entry(base=b, length=n, type=t) for b, n, t in struct.iter_unpack("<QQI", read(_RAM_MAP))
+        ),
+        vendor=CPU_VENDOR,
+        physical_address_bits=PHYSICAL_ADDRESS_BITS,
+        reserved_end=reserved,
+    )
+    _program_chipset(qtest, pciexbar)
+    _program_devices(qtest, base)
+    loader = read(_TABLE_LOADER)
+    return FwCfgTables(
+        table_loader=loader,
+        rsdp=read(_RSDP),
+        tables=read(_TABLES),
+        tpm_log=read(_TPM_LOG) if _TPM_LOG in files else None,
+        smbios_tables=read(_SMBIOS),
+        bootorder=(read(_BOOT_ORDER) or None) if _BOOT_ORDER in files else None,
+        alloc_order=_allocations(loader),
+    )
+
+
+def _allocations(loader: bytes) -> tuple[str, ...]:
+    """Return the files of ALLOCATE commands (QEMU hw/acpi/bios-linker-loader.c: u32 1, name[56], …)."""
+    commands = (loader[at : at + _LOADER_COMMAND] for at in range(0, len(loader), _LOADER_COMMAND))
+    return tuple(
+        command[4:60].rstrip(b"\0").decode("ascii")
+        for command in commands
+        if struct.unpack_from("<I", command)[0] == _LOADER_ALLOCATE
+    )
+
+
+def _program_chipset(qtest: _Qtest, pciexbar: int) -> None:
+    """Enable ACPI I/O and MMCONFIG as OvmfPkg/Library/PlatformInitLib does (PlatformMiscInitialization)."""
+    qtest.config_write(*_LPC, 0x40, 0x601)  # PMBASE
+    qtest.config_write(*_LPC, 0x44, 0x80)  # ACPI_CNTL: enable
+    qtest.config_write(*_HOST_BRIDGE, 0x64, pciexbar >> 32)
+    qtest.config_write(*_HOST_BRIDGE, 0x60, (pciexbar & 0xFFFFFFFF) | 1)
+
+
+def _program_devices(qtest: _Qtest, base: int) -> None:
+    """Give each 64-bit BAR its address and switch decoding on (OvmfPkg/AcpiPlatformDxe EnablePciDecoding)."""
+    bars = [bar for device, function in _functions(qtest) for bar in _bars(qtest, device, function)]
+    for bar, address in pci.place(bars, base).items():
+        qtest.config_write(bar.device, bar.function, bar.register, address & 0xFFFFFFFF)
+        qtest.config_write(bar.device, bar.function, bar.register + 4, address >> 32)
+    for device, function in {(bar.device, bar.function) for bar in bars}:
+        qtest.config_write(device, function, 0x04, _DECODE_IO_MEMORY_MASTER)
+
+
+def _functions(qtest: _Qtest) -> Iterator[tuple[int, int]]:
+    for device in range(32):
+        functions = 8 if qtest.config_read(device, 0, 0x0C) >> 16 & _MULTIFUNCTION else 1
+        for function in range(functions):
+            if qtest.config_read(device, function, 0x00) & 0xFFFF == 0xFFFF:
+                continue
+            if qtest.config_read(device, function, 0x0C) >> 16 & 0x7F == _BRIDGE:
+                raise NotPredictableError(
+                    f"PCI bridge at {device:02x}.{function}: bridge windows are not predictable; use bus 0"
+                )
+            yield device, function
+
+
+def _bars(qtest: _Qtest, device: int, function: int) -> Iterator[pci.Bar]:
+    """Size the memory BARs of a function (PCI Local Bus 3.0, 6.2.5.1) and yield those of 64 bits."""
+    register = 0x10
+    while register <= 0x24:
+        low = qtest.config_read(device, function, register)
+        if low & 0b111 != 0b100:  # I/O, or a 32-bit memory BAR
+            register += 4
+            continue
+        mask = 0
+        for half in (0, 4):
+            before = qtest.config_read(device, function, register + half)
+            qtest.config_write(device, function, register + half, 0xFFFFFFFF)
+            mask |= qtest.config_read(device, function, register + half) << 8 * half
+            qtest.config_write(device, function, register + half, before)
+        size = (~(mask & ~0xF) & 0xFFFFFFFFFFFFFFFF) + 1
+        yield pci.Bar(device=device, function=function, register=register, size=size)
+        register += 8
+
+
+def _directory(qtest: _Qtest) -> Iterator[tuple[str, tuple[int, int]]]:
+    (count,) = struct.unpack(">I", _read_file(qtest, _FW_CFG_DIRECTORY, 4))
+    if count > _MAX_FILES:
+        raise ValueError(f"fw_cfg lists {count} files; at most {_MAX_FILES} were expected")
+    entries = _read_file(qtest, _FW_CFG_DIRECTORY, 4 + 64 * count)[4:]
+    for size, key, name in struct.iter_unpack(">IHxx56s", entries):
+        yield name.rstrip(b"\0").decode("ascii"), (key, size)
+
+
+def _read_file(qtest: _Qtest, key: int, size: int) -> bytes:
+    """Read by DMA: the descriptor is control, length and address, big endian (docs/specs/fw_cfg)."""
+    if size == 0:
+        return b""
+    if size > _MAX_FILE:
+        raise ValueError(f"a fw_cfg file of {size} bytes; at most {_MAX_FILE} were expected")
+    qtest.memory_write(_DESCRIPTOR, struct.pack(">IIQ", key << 16 | _FW_CFG_READ_SELECTED, size, _BUFFER))
+    qtest.out(_FW_CFG_DMA_HIGH, 0)
+    qtest.out(_FW_CFG_DMA_LOW, int.from_bytes(struct.pack(">I", _DESCRIPTOR), "little"))
+    (control,) = struct.unpack(">I", qtest.memory_read(_DESCRIPTOR, 4))
+    if control != 0:
+        raise ValueError(f"fw_cfg refused to read key 0x{key:x} (control 0x{control:x})")
+    return qtest.memory_read(_BUFFER, size)
+
+
+class _Qtest:
+    """The test protocol: one text line each way."""
+
+    def __init__(self, process: Process) -> None:
+        assert process.stdin is not None and process.stdout is not None
+        self._in, self._out = process.stdin, process.stdout
+
+    def out(self, port: int, value: int) -> None:
+        self._command(f"outl 0x{port:x} 0x{value:x}")
+
+    def memory_write(self, address: int, data: bytes) -> None:
+        self._command(f"write 0x{address:x} 0x{len(data):x} 0x{data.hex()}")
+
+    def memory_read(self, address: int, size: int) -> bytes:
+        return bytes.fromhex(self._command(f"read 0x{address:x} 0x{size:x}").removeprefix("0x"))
+
+    def config_read(self, device: int, function: int, register: int) -> int:
+        self._select(device, function, register)
+        return int(self._command("inl 0xcfc"), 16)
+
+    def config_write(self, device: int, function: int, register: int, value: int) -> None:
+        self._select(device, function, register)
+        self.out(0xCFC, value)
+
+    def _select(self, device: int, function: int, register: int) -> None:
+        self.out(0xCF8, 1 << 31 | device << 11 | function << 8 | register)
+
+    def _command(self, line: str) -> str:
+        self._in.write(line.encode() + b"\n")
+        self._in.flush()
+        answer = self._out.readline().decode("ascii", "replace").split()
+        if not answer or answer[0] != "OK":
+            raise ValueError(f"QEMU answered {' '.join(answer)[:80]!r} to {line[:40]!r}")
+        return answer[1] if len(answer) > 1 else ""

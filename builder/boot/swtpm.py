@@ -1,0 +1,76 @@
+"""A software TPM 2.0: fresh for every boot, with a seed of its own, gone afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from builder.boot.tpm import attestation_key_pem, shut_down
+from builder.errors import BootError
+from builder.tools import Process, Tools, last_lines
+
+_START_TIMEOUT = 20.0  # seconds
+_POLL = 0.01
+
+
+def manufacture(tools: Tools, folder: Path) -> str:
+    """Make a TPM's state in ``folder`` and return the public half (PEM) of the attestation key its guest will use.
+
+    The TPM is shut down again: what a guest finds later is a TPM after reset, its PCRs zero.
+
+    Raises:
+        BootError: the TPM does not come up or refuses.
+    """
+    channel = folder / "setup.sock"
+    arguments = ("--server", f"type=unixio,path={channel}", "--flags", "not-need-init,startup-clear")
+    with _swtpm(tools, folder, *arguments) as process, _connect(process, channel, folder) as connection:
+        key = attestation_key_pem(connection)
+        shut_down(connection)
+    return key
+
+
+@contextlib.contextmanager
+def software_tpm(tools: Tools, folder: Path) -> Iterator[Path]:
+    """Run the TPM whose state is in ``folder`` for QEMU; yield its control socket.
+
+    Raises:
+        BootError: it does not come up.
+    """
+    control = folder / "control.sock"
+    with _swtpm(tools, folder, "--ctrl", f"type=unixio,path={control}", "--terminate") as process:
+        _await_socket(process, control, folder)
+        yield control
+
+
+@contextlib.contextmanager
+def _swtpm(tools: Tools, folder: Path, *arguments: str) -> Iterator[Process]:
+    with tools.spawn(
+        "swtpm", "socket", "--tpm2", "--tpmstate", f"dir={folder},mode=0600",
+        "--log", f"file={folder / 'swtpm.log'},level=1", *arguments,
+    ) as process:  # fmt: skip
+        yield process
+
+
+def _await_socket(process: Process, path: Path, folder: Path) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT
+    while not path.is_socket():
+        if process.poll() is not None or time.monotonic() > deadline:
+            log = folder / "swtpm.log"
+            said = last_lines(log.read_bytes()) if log.exists() else ""
+            raise BootError(f"the software TPM did not come up\n{said}".rstrip())
+        time.sleep(_POLL)
+
+
+@contextlib.contextmanager
+def _connect(process: Process, path: Path, folder: Path) -> Iterator[socket.socket]:
+    _await_socket(process, path, folder)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(_START_TIMEOUT)
+        try:
+            connection.connect(str(path))
+            yield connection
+        except OSError as error:
+            raise BootError(f"cannot talk to the software TPM: {error}") from error
