@@ -5,9 +5,11 @@ A check returns what it found, or raises: a MeasurementError fails it, NothingTo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from measurements import attestation_key, envelope, policy
 from measurements.errors import FormatError, SignatureError, VerificationError
-from measurements.events import HashAlgorithm, RegisterPrediction
+from measurements.events import RegisterPrediction
 from measurements.evidence import parse as parse_evidence
 from measurements.evidence import parse_quote, parse_signature, parse_userspace_log
 from measurements.evidence.tpm import digest_of_registers, verify_signature
@@ -16,7 +18,7 @@ from measurements.formats import eventlog
 from measurements.golden.model import format_time
 from measurements.prediction import Prediction
 from measurements.replay import Severity, replay
-from measurements.verify.state import STRONG_BANKS, TELLING, CheckedQuote, State
+from measurements.verify.state import STRONG_BANKS, TELLING, CheckedQuote, NothingToCheckError, State
 from measurements.verify.verdict import Status
 
 Outcome = tuple[Status, str]
@@ -51,7 +53,8 @@ def validity(state: State) -> Outcome:
         )
     if found.image.svn < state.policy.minimum_svn:
         raise VerificationError(
-            f"SVN {found.image.svn} is below the floor {state.policy.minimum_svn}: this version is no longer trusted"
+            f"SVN {found.image.svn} is below the floor {state.policy.minimum_svn}: "
+            "this version is no longer trusted"
         )
     period = f"{format_time(found.validity.not_before)} to {format_time(found.validity.not_after)}"
     now = state.policy.now
@@ -100,7 +103,9 @@ def key_trust(state: State) -> Outcome:
 def quote_signatures(state: State) -> Outcome:
     """7: every quote is a TPM's own statement (magic, type), signed by the attestation key."""
     found = state.need(state.evidence, "the evidence")
-    key = state.need(state.key, "the attestation key")
+    key = state.key
+    if key is None:
+        raise NothingToCheckError("needs the attestation key, which an earlier check did not establish")
     quotes = {}
     for item in found.quotes:
         try:
@@ -125,7 +130,8 @@ def qualifying_data(state: State) -> Outcome:
     for bank, item in quotes.items():
         if item.quote.extra_data != wanted:
             raise VerificationError(
-                f"the {bank} quote was made for nonce {item.quote.extra_data.hex() or 'empty'}, not for {wanted.hex()}"
+                f"the {bank} quote was made for nonce {item.quote.extra_data.hex() or 'empty'}, "
+                f"not for {wanted.hex()}"
             )
     return _ok("every quote carries the nonce")
 
@@ -220,9 +226,8 @@ def shape(state: State) -> Outcome:
         )
     state.chosen = fitting[0]
     others = ", ".join(item.shape.name for item in fitting[1:])
-    return _ok(
-        state.chosen.shape.name + (f" (its pinned registers are also those of {others})" if others else "")
-    )
+    note = f" (its pinned registers are also those of {others})" if others else ""
+    return _ok(state.chosen.shape.name + note)
 
 
 def _closeness(state: State, prediction: Prediction) -> tuple[int, int]:
@@ -295,9 +300,5 @@ def reason(state: State, register: RegisterPrediction) -> str | None:
     return None
 
 
-def _list(indexes: object) -> str:
-    assert hasattr(indexes, "__iter__")
+def _list(indexes: Iterable[int]) -> str:
     return ", ".join(str(index) for index in sorted(indexes)) or "none"
-
-
-BANK_ORDER = tuple(HashAlgorithm)

@@ -1,4 +1,4 @@
-"""What the checks have established so far. Asking for something an earlier check did not give skips the asker."""
+"""What the checks have established so far; whoever asks for more than that is skipped."""
 
 from __future__ import annotations
 
