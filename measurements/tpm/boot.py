@@ -1,0 +1,208 @@
+"""The facts of one boot that several registers need, each worked out once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, NoReturn
+
+from measurements.errors import FormatError, NotPredictableError
+from measurements.events import (
+    Digest,
+    Digests,
+    Event,
+    EventType,
+    HashAlgorithm,
+    RegisterPrediction,
+    Sequence,
+    Stability,
+    digests_of,
+)
+from measurements.formats import ovmf, uki
+from measurements.formats.ovmf import OvmfFirmware
+from measurements.formats.pe import PeImage
+from measurements.formats.uki import BootImage, ImageKind
+from measurements.platforms.firmware import FirmwareProfile, find_profile
+from measurements.tpm.inputs import TpmInputs
+from measurements.tpm.secure_boot import SecureBoot, secure_boot_state
+
+#: Label of a register that has one course of events.
+USUAL: Final = "boot"
+
+#: The reason that goes with every value that only an observed boot of the firmware could give.
+CALIBRATE: Final = (
+    "not predictable: calibrate; no profile knows this firmware, so boot it alone once "
+    "(goldsmith calibrate) and pass the profile that this yields"
+)
+FOREIGN_LOADER: Final = (
+    "not predictable: the image is neither a unified kernel image nor a kernel, so what it loads and "
+    "measures does not follow from it"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Boot:
+    """One boot, parsed.
+
+    Attributes:
+        inputs: what it was parsed from.
+        profile: of the firmware; ``None`` when no profile knows the file.
+        firmware: the firmware's volumes; ``None`` when the file is not laid out as OVMF.
+        firmware_problem: why ``firmware`` is ``None``.
+        image: the image that the firmware starts.
+        kernel: the kernel inside a UKI; ``None`` for any other image.
+        kernel_version: (major, minor) of the kernel that starts; ``None`` when it does not say.
+        secure_boot: state and variables.
+    """
+
+    inputs: TpmInputs
+    profile: FirmwareProfile | None
+    firmware: OvmfFirmware | None = field(repr=False)
+    firmware_problem: str | None
+    image: BootImage = field(repr=False)
+    kernel: PeImage | None = field(repr=False)
+    kernel_version: tuple[int, int] | None
+    secure_boot: SecureBoot = field(repr=False)
+
+    @property
+    def banks(self) -> tuple[HashAlgorithm, ...]:
+        """Banks to predict."""
+        return self.inputs.banks
+
+    def event(
+        self,
+        register: int,
+        event_type: EventType | None,
+        content: bytes,
+        *,
+        description: str,
+        cause: str,
+        data: bytes | None = None,
+    ) -> Event:
+        """Return the event that extends the digest of ``content``."""
+        return Event(
+            register=register,
+            type=event_type,
+            digests=digests_of(content, self.banks),
+            description=description,
+            cause=cause,
+            data=data,
+        )
+
+    def require_profile(self) -> FirmwareProfile:
+        """Return the firmware's profile.
+
+        Raises:
+            NotPredictableError: there is none.
+        """
+        if self.profile is None:
+            raise NotPredictableError(CALIBRATE)
+        return self.profile
+
+    def require_firmware(self) -> OvmfFirmware:
+        """Return the firmware's volumes.
+
+        Raises:
+            NotPredictableError: the file is not laid out as OVMF.
+        """
+        if self.firmware is None:
+            raise NotPredictableError(f"not predictable: {self.firmware_problem}")
+        return self.firmware
+
+    def require_known_loader(self) -> None:
+        """Let UKIs and kernels pass.
+
+        Raises:
+            NotPredictableError: the image is another EFI application.
+        """
+        if self.image.kind is ImageKind.FOREIGN:
+            raise NotPredictableError(FOREIGN_LOADER)
+
+
+def examine(inputs: TpmInputs) -> Boot:
+    """Parse the inputs.
+
+    Raises:
+        FormatError: the image is no PE image, or the variable store is corrupt.
+        PredictionError: the image can not boot.
+    """
+    firmware, problem = None, None
+    try:
+        firmware = ovmf.parse(inputs.firmware)
+    except FormatError as error:
+        problem = str(error)
+    profile = find_profile(inputs.firmware, inputs.profiles)
+    image = uki.parse(inputs.image)
+    kernel, version = None, None
+    if image.kind is ImageKind.UKI:
+        payload = image.data(".linux")
+        kernel, version = uki.parse_kernel(payload), uki.kernel_version(payload)
+    elif image.kind is ImageKind.LINUX:
+        version = uki.kernel_version(inputs.image)
+    return Boot(
+        inputs=inputs,
+        profile=profile,
+        firmware=firmware,
+        firmware_problem=problem,
+        image=image,
+        kernel=kernel,
+        kernel_version=version,
+        secure_boot=secure_boot_state(inputs.variables, profile, image, kernel),
+    )
+
+
+def separator(boot: Boot, register: int) -> Event:
+    """EV_SEPARATOR: the firmware hands over (TCG PFP 1.06, 10.4.1; Tcg2Dxe.c MeasureSeparatorEvent)."""
+    return boot.event(
+        register,
+        EventType.SEPARATOR,
+        bytes(4),
+        description="separator before the boot attempt",
+        cause="firmware boot sequence",
+        data=bytes(4),
+    )
+
+
+def action(boot: Boot, register: int, text: str) -> Event:
+    """EV_EFI_ACTION: ASCII text without terminator (TCG PFP 1.06, 10.4.4)."""
+    content = text.encode("ascii")
+    return boot.event(
+        register,
+        EventType.EFI_ACTION,
+        content,
+        description=text,
+        cause="firmware boot sequence",
+        data=content,
+    )
+
+
+def hash_chunks(chunks: Iterable[bytes | memoryview], banks: Iterable[HashAlgorithm]) -> Digests:
+    """Hash the concatenation of ``chunks`` in one pass for all banks, without joining them."""
+    states = {bank: hashlib.new(bank.value, usedforsecurity=False) for bank in banks}
+    for chunk in chunks:
+        for state in states.values():
+            state.update(chunk)
+    return {bank: Digest(bank, state.digest()) for bank, state in states.items()}
+
+
+def pinned(
+    index: int, stability: Stability, events: Iterable[Event], *, reason: str | None = None
+) -> RegisterPrediction:
+    """Return a register with one course of events."""
+    return RegisterPrediction(
+        index=index,
+        stability=stability,
+        alternatives=(Sequence(label=USUAL, events=tuple(events)),),
+        reason=reason,
+    )
+
+
+def not_pinned(index: int, reason: str) -> RegisterPrediction:
+    """Return a register without a value."""
+    return RegisterPrediction(index=index, stability=Stability.NOT_PINNED, alternatives=(), reason=reason)
+
+
+def unpredictable(reason: str) -> NoReturn:
+    """Raise the reason why a register has no value."""
+    raise NotPredictableError(reason)

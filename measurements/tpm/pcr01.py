@@ -1,0 +1,162 @@
+"""PCR 1: what the virtual machine is made of: ACPI and SMBIOS tables, boot options."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from measurements.errors import NotPredictableError
+from measurements.events import Event, EventType, RegisterPrediction, Stability
+from measurements.formats import smbios, varstore
+from measurements.formats.bootoption import LoadOption
+from measurements.formats.efivar import GLOBAL_VARIABLE, Variable
+from measurements.formats.uki import ImageKind
+from measurements.platforms.firmware import FirmwareProfile, SmbiosMeasurement
+from measurements.platforms.qemu import builtin_load_option, disk_load_option
+from measurements.prediction import BootPath
+from measurements.tpm.boot import Boot, not_pinned, pinned, separator
+from measurements.tpm.stub import PCR1_UNCHANGED_UNTIL
+
+_PCR = 1
+_BOOT_ORDER = "BootOrder"
+_ACPI_EVENT = b"ACPI DATA"
+
+
+def predict(boot: Boot) -> RegisterPrediction:
+    """Predict from the machine's ACPI and SMBIOS tables and its boot devices."""
+    try:
+        events = tuple(_events(boot))
+    except NotPredictableError as error:
+        return not_pinned(_PCR, str(error))
+    return pinned(_PCR, Stability.VM_SHAPE, events)
+
+
+def _events(boot: Boot) -> Iterator[Event]:
+    profile = boot.require_profile()
+    boot.require_known_loader()
+    _require_quiet_stub(boot)
+    if profile.acpi_measured:
+        yield from _acpi(boot, profile)
+    if profile.smbios is SmbiosMeasurement.BEFORE_BOOT_VARIABLES:
+        yield _smbios(boot)
+    yield from _boot_variables(boot, profile)
+    yield separator(boot, _PCR)
+    if profile.smbios is SmbiosMeasurement.AFTER_SEPARATORS:
+        yield _smbios(boot)
+
+
+def _require_quiet_stub(boot: Boot) -> None:
+    # Newer stubs measure SMBIOS structures into PCR 1 themselves (systemd 262, src/boot/stub.c
+    # measure_smbios).
+    stub = boot.image.stub
+    if boot.image.kind is ImageKind.UKI and (stub is None or stub > PCR1_UNCHANGED_UNTIL):
+        name = "this UKI's stub" if stub is None else f"systemd-stub {stub}"
+        raise NotPredictableError(
+            f"not predictable: what {name} measures into PCR 1 is not known; "
+            f"known are systemd-stub releases up to {PCR1_UNCHANGED_UNTIL}"
+        )
+
+
+def _acpi(boot: Boot, profile: FirmwareProfile) -> Iterator[Event]:
+    if profile.pciexbar is None:
+        raise NotPredictableError(
+            "not predictable: calibrate; where this firmware places PCIEXBAR, which QEMU writes into the "
+            "ACPI "
+            "tables, is not known"
+        )
+    if boot.inputs.acpi is None:
+        raise NotPredictableError(
+            "not predictable: the machine's ACPI tables were not supplied; they come from the QEMU that "
+            "boots it"
+        )
+    # edk2 >= 202302, OvmfPkg/Library/AcpiPlatformLib/QemuFwCfgAcpi.c (TCG PFP 1.06, 3.3.4.2).
+    for name, content in boot.inputs.acpi.measured():
+        yield boot.event(
+            _PCR,
+            EventType.PLATFORM_CONFIG_FLAGS,
+            content,
+            description=f"ACPI DATA: {name}",
+            cause=f"acpi {name}",
+            data=_ACPI_EVENT,
+        )
+
+
+def _smbios(boot: Boot) -> Event:
+    if boot.inputs.smbios is None:
+        raise NotPredictableError(
+            "not predictable: the machine's SMBIOS tables were not supplied; they come from the QEMU "
+            "that boots it"
+        )
+    strings = boot.require_firmware().smbios
+    if strings is None:
+        raise NotPredictableError(
+            "not predictable: the firmware file does not show the strings of its SMBIOS type 0 structure"
+        )
+    table = smbios.ovmf_table(
+        boot.inputs.smbios, type0_strings=(strings.vendor, strings.version, strings.release_date)
+    )
+    # edk2 >= 202505, MdeModulePkg/Universal/SmbiosMeasurementDxe: the whole table without what identifies the
+    # instance (TCG PFP 1.06, 3.3.4.2). The event field holds its address in memory.
+    return boot.event(
+        _PCR,
+        EventType.EFI_HANDOFF_TABLES,
+        smbios.filter_for_measurement(table),
+        description="SMBIOS table",
+        cause="smbios etc/smbios/smbios-tables",
+    )
+
+
+def _boot_variables(boot: Boot, profile: FirmwareProfile) -> Iterator[Event]:
+    # SecurityPkg/Tcg/Tcg2Dxe/Tcg2Dxe.c MeasureAllBootVariables: BootOrder, then its options in that order.
+    # Only the data is hashed, the event field holds the whole structure.
+    options = _load_options(boot, profile)
+    order = b"".join(number.to_bytes(2, "little") for number in range(len(options)))
+    variables = [Variable(guid=GLOBAL_VARIABLE, name=_BOOT_ORDER, data=order)]
+    variables += [
+        Variable(guid=GLOBAL_VARIABLE, name=f"Boot{number:04X}", data=option.encode())
+        for number, option in enumerate(options)
+    ]
+    _require_no_other_options(boot, variables)
+    for variable, label in zip(variables, ("", *(option.description for option in options)), strict=True):
+        yield boot.event(
+            _PCR,
+            EventType.EFI_VARIABLE_BOOT,
+            variable.data,
+            description=f"{variable.name} {label}".rstrip(),
+            cause=f"boot option {variable.name}" if label else f"boot options {variable.name}",
+            data=variable.encode(),
+        )
+
+
+def _load_options(boot: Boot, profile: FirmwareProfile) -> list[LoadOption]:
+    """Options in the order in which the firmware numbers them, starting from no options at all."""
+    options = [builtin_load_option(option) for option in profile.boot_options]
+    # OvmfPkg/Library/PlatformBootManagerLib/BdsPlatform.c PlatformBootManagerAfterConsole: "-kernel" is tried
+    # before devices are enumerated and the shell is registered.
+    if boot.inputs.boot is BootPath.DIRECT:
+        return options
+    devices = boot.inputs.boot_devices
+    if devices is None or len(devices) != 1:
+        raise NotPredictableError(
+            "not predictable: expected one virtio-blk boot device on the machine, got "
+            f"{'an unknown number' if devices is None else len(devices)}; others' boot options are not "
+            "modelled"
+        )
+    options.append(disk_load_option(devices[0]))
+    if profile.shell is not None:
+        options.append(builtin_load_option(profile.shell))
+    return options
+
+
+def _require_no_other_options(boot: Boot, predicted: list[Variable]) -> None:
+    # The firmware merges its options into those of the store; equal ones stay as they are.
+    if boot.inputs.variables is None:
+        return
+    expected = {variable.name: variable.data for variable in predicted}
+    for (guid, name), data in varstore.parse(boot.inputs.variables).items():
+        is_option = len(name) == 8 and name.startswith("Boot") and name != "BootNext"
+        if guid == GLOBAL_VARIABLE and (name == _BOOT_ORDER or is_option) and expected.get(name) != data:
+            raise NotPredictableError(
+                f"not predictable: the variable store already holds {name}, with which the firmware "
+                "merges its own "
+                "boot options; start from a store without boot options"
+            )

@@ -1,0 +1,73 @@
+"""PCR 9: the kernel's command line and initrd, measured by its EFI stub."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Final
+
+from measurements.errors import NotPredictableError
+from measurements.events import Event, EventType, RegisterPrediction, Stability
+from measurements.formats.uki import ImageKind
+from measurements.tpm import stub
+from measurements.tpm.boot import Boot, hash_chunks, not_pinned, pinned
+
+_PCR = 9
+#: Linux drivers/firmware/efi/libstub/efi-stub-helper.c efi_measure_tagged_event.
+_LOAD_OPTIONS = (0x8F3B22ED, b"LOADED_IMAGE::LoadOptions")
+_INITRD = (0x8F3B22EC, b"Linux initrd")
+
+#: Kernels from here on measure both; what older ones measure differs from release to release.
+_MEASURING_KERNEL: Final = (6, 6)
+
+
+def predict(boot: Boot) -> RegisterPrediction:
+    """Predict from the UKI's sections, the stub's release and the kernel's."""
+    try:
+        events = tuple(_events(boot))
+    except NotPredictableError as error:
+        return not_pinned(_PCR, str(error))
+    return pinned(_PCR, Stability.IMAGE, events)
+
+
+def _events(boot: Boot) -> Iterator[Event]:
+    boot.require_known_loader()
+    if boot.image.kind is ImageKind.LINUX:
+        raise NotPredictableError(
+            "not predictable: a kernel without UKI gets its command line and initrd from elsewhere"
+        )
+    stub.require_known_release(boot.image)
+    version = boot.kernel_version
+    if version is None or version < _MEASURING_KERNEL:
+        name = "a kernel that shows no version" if version is None else f"Linux {version[0]}.{version[1]}"
+        raise NotPredictableError(
+            f"not predictable: what {name} measures is not known; "
+            f"known is Linux {_MEASURING_KERNEL[0]}.{_MEASURING_KERNEL[1]} and later"
+        )
+    # Linux efi_convert_cmdline: all bytes of LoadOptions, the NUL included; nothing when there are none.
+    options = stub.command_line(boot.image)
+    if options is not None:
+        yield boot.event(
+            _PCR,
+            EventType.EVENT_TAG,
+            options,
+            description="LOADED_IMAGE::LoadOptions",
+            cause="uki .cmdline",
+            data=_tagged(*_LOAD_OPTIONS),
+        )
+    # Linux efi_load_initrd: what LoadFile2 serves, once.
+    chunks = stub.initrd_chunks(boot.image)
+    if any(chunks):
+        yield Event(
+            register=_PCR,
+            type=EventType.EVENT_TAG,
+            digests=hash_chunks(chunks, boot.banks),
+            description="Linux initrd",
+            cause="uki .initrd",
+            data=_tagged(*_INITRD),
+        )
+
+
+def _tagged(tag: int, text: bytes) -> bytes:
+    """TCG PFP 1.06, 10.4.3: u32 tag ‖ u32 length ‖ text, here with its NUL."""
+    return struct.pack("<II", tag, len(text) + 1) + text + b"\0"

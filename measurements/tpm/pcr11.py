@@ -1,0 +1,80 @@
+"""PCR 11: the UKI's sections, then the phases of the boot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from measurements.errors import NotPredictableError
+from measurements.events import Event, EventType, RegisterPrediction, Sequence, Stability
+from measurements.formats.uki import STUB_SECTIONS, ImageKind
+from measurements.tpm import stub
+from measurements.tpm.boot import Boot, hash_chunks, not_pinned, pinned
+
+_PCR = 11
+_NOT_MEASURED = (".pcrsig",)
+
+#: systemd-pcrphase.service(8): the words, in order; "ready" is the steady state of a running machine.
+PHASES: Final = ("enter-initrd", "leave-initrd", "sysinit", "ready", "shutdown", "final")
+STEADY: Final = "ready"
+
+
+def predict(boot: Boot) -> RegisterPrediction:
+    """Predict from the UKI's sections, for an image that runs systemd-pcrphase throughout."""
+    try:
+        boot.require_known_loader()
+        if boot.image.kind is ImageKind.LINUX:
+            # Without StubPcrKernelImage systemd-pcrphase does not run either
+            # (ConditionSecurity=measured-uki).
+            return pinned(_PCR, Stability.IMAGE, ())
+        sections = tuple(_sections(boot))
+    except NotPredictableError as error:
+        return not_pinned(_PCR, str(error))
+    words = tuple(_phase(boot, word) for word in PHASES)
+    prefixes = {
+        count: Sequence(label=":".join(PHASES[:count]), events=(*sections, *words[:count]))
+        for count in range(1, len(PHASES) + 1)
+    }
+    steady = prefixes.pop(PHASES.index(STEADY) + 1)
+    return RegisterPrediction(
+        index=_PCR, stability=Stability.PHASE, alternatives=(steady,), phases=tuple(prefixes.values())
+    )
+
+
+def _sections(boot: Boot) -> Iterator[Event]:
+    image = boot.image
+    stub.require_known_release(image)
+    if ".dtbauto" in image.sections:
+        raise NotPredictableError(
+            "not predictable: the UKI has .dtbauto sections, of which the stub picks one by the "
+            "machine's hardware id"
+        )
+    # systemd-stub(7), "TPM PCR Notes"; systemd 257 src/boot/stub.c measure_sections: for each section in
+    # the order of unified_sections its name with NUL, then its contents. Order is the specification.
+    for name in STUB_SECTIONS:
+        if name not in image.sections or name in _NOT_MEASURED:
+            continue
+        logged = name.encode("utf-16-le") + b"\0\0"
+        yield boot.event(
+            _PCR,
+            EventType.IPL,
+            name.encode("ascii") + b"\0",
+            description=f"name of section {name}",
+            cause=f"uki {name}",
+            data=logged,
+        )
+        yield Event(
+            register=_PCR,
+            type=EventType.IPL,
+            digests=hash_chunks(image.chunks(name), boot.banks),
+            description=f"section {name}",
+            cause=f"uki {name}",
+            data=logged,
+        )
+
+
+def _phase(boot: Boot, word: str) -> Event:
+    # systemd-pcrextend: the word without NUL; logged by userspace alone.
+    return boot.event(
+        _PCR, None, word.encode("ascii"), description=f"phase {word}", cause=f"systemd-pcrphase {word}"
+    )
