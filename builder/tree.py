@@ -70,6 +70,9 @@ class Tree:
 
     def __init__(self) -> None:
         self._nodes: dict[str, Node] = {}
+        # folder -> paths directly below it; a folder may be here without a node of its own
+        self._below: dict[str, set[str]] = {}
+        self._order: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -86,7 +89,9 @@ class Tree:
 
     def items(self) -> Iterator[tuple[str, Node]]:
         """Yield every path with its node, parents before children, in byte order of the path."""
-        for path in sorted(self._nodes):
+        if self._order is None:
+            self._order = sorted(self._nodes)
+        for path in self._order:
             yield path, self._nodes[path]
 
     def add(self, path: str, node: Node) -> None:
@@ -98,7 +103,7 @@ class Tree:
         """
         taken = self._nodes.get(path)
         if taken is None:
-            self._nodes[path] = node
+            self._insert(path, node)
             return
         if taken.kind is Kind.DIRECTORY and node.kind is Kind.DIRECTORY:
             if (taken.mode, taken.uid, taken.gid) == (node.mode, node.uid, node.gid):
@@ -115,22 +120,48 @@ class Tree:
         )
 
     def replace(self, path: str, node: Node) -> None:
-        """Set a node, whatever was there: for recipe files, which win over packages on purpose."""
-        self._nodes[path] = node
+        """Set a node, whatever was there: for recipe files, which win over packages on purpose.
+
+        Raises:
+            ComposeError: the path is a directory that holds something and the new node is none.
+        """
+        if node.kind is not Kind.DIRECTORY and self._below.get(path):
+            raise ComposeError(
+                f"{path}: {node.origin} ({node.kind}) would replace a directory that holds "
+                f"{min(self._below[path])}"
+            )
+        if path in self._nodes:
+            self._nodes[path] = node
+        else:
+            self._insert(path, node)
 
     def remove(self, path: str) -> None:
         """Take a node out, and everything below it."""
-        self._nodes.pop(path, None)
-        prefix = f"{path.rstrip('/')}/"
-        for name in [name for name in self._nodes if name.startswith(prefix)]:
-            del self._nodes[name]
+        for child in tuple(self._below.get(path, ())):
+            self.remove(child)
+        if self._nodes.pop(path, None) is not None:
+            self._order = None
+        self._below.pop(path, None)
+        if path != "/":
+            self._below.get(posixpath.dirname(path), set()).discard(path)
 
     def children(self, path: str) -> Iterator[str]:
         """Yield the paths directly below a directory, sorted."""
-        prefix = f"{path.rstrip('/')}/"
-        for name in sorted(self._nodes):
-            if name.startswith(prefix) and "/" not in name[len(prefix) :] and name != prefix:
+        for name in sorted(self._below.get(path, ())):
+            if name in self._nodes:
                 yield name
+
+    def _insert(self, path: str, node: Node) -> None:
+        self._nodes[path] = node
+        self._order = None
+        while path != "/":
+            folder = path[: path.rindex("/")] or "/"
+            siblings = self._below.get(folder)
+            if siblings is not None:
+                siblings.add(path)
+                return
+            self._below[folder] = {path}
+            path = folder
 
     def resolve(self, path: str, *, limit: int = 40) -> str | None:
         """Return the path that ``path`` names when every link in it is followed inside the tree.
@@ -148,7 +179,7 @@ class Tree:
             if part == ".":
                 continue
             if part == "..":
-                current = posixpath.dirname(current)
+                current = posixpath.dirname(current).rstrip("/")
                 continue
             candidate = f"{current}/{part}"
             node = self._nodes.get(candidate)
