@@ -58,12 +58,14 @@ class PeImage:
         sections: section headers in file order.
         data: the whole file.
         hashed: (start, end) ranges of the file that the Authenticode digest covers, in hashing order.
+        certificate_table: (file offset, size) of the signatures; (0, 0) for an unsigned image.
     """
 
     machine: int
     sections: tuple[Section, ...]
     data: bytes = field(repr=False)
     hashed: tuple[tuple[int, int], ...] = field(repr=False)
+    certificate_table: tuple[int, int] = (0, 0)
 
     def section(self, name: str) -> Section | None:
         """Return the first section of that name; ``None`` when there is none."""
@@ -132,7 +134,11 @@ def parse(data: bytes) -> PeImage:
     sections = _sections(data, headers)
     _check_debug_directory(data, headers, sections)
     return PeImage(
-        machine=headers.machine, sections=sections, data=data, hashed=_hashed_ranges(data, headers, sections)
+        machine=headers.machine,
+        sections=sections,
+        data=data,
+        hashed=_hashed_ranges(data, headers, sections),
+        certificate_table=headers.directory(data, _SECURITY_DIRECTORY),
     )
 
 
