@@ -103,7 +103,7 @@ def read_accounts(layer: Layer) -> Accounts:
 
 
 class Needs:
-    """Collects users and groups that packages expect and the recipe does not pin: one report for each name."""
+    """Collects users and groups that packages expect and the recipe does not pin; one error for each."""
 
     def __init__(self, accounts: Accounts) -> None:
         self.accounts = accounts

@@ -72,7 +72,7 @@ def compose(
     strip_setuid(tree, layer.strip_setuid)
     write_accounts(tree, accounts)
     fixed_points(tree)
-    apply_units(tree, layer.units)
+    unit_notes = apply_units(tree, layer.units)
     modules = Modules()
     if layer.modules:
         if kernel is None:
@@ -82,4 +82,4 @@ def compose(
             )
         modules = install_modules(tree, kernel, layer.modules, tools=tools, workdir=workdir)
     notes = check_closure(tree, layer, accounts)
-    return Composition(tree=tree, modules=modules, notes=(*modules.notes, *notes))
+    return Composition(tree=tree, modules=modules, notes=(*unit_notes, *modules.notes, *notes))

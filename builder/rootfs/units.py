@@ -17,8 +17,8 @@ _FOLDER = "/etc/systemd/system"
 _PULLED_BY = {"WantedBy": "wants", "RequiredBy": "requires", "UpheldBy": "upholds"}
 
 
-def apply_units(tree: Tree, units: Units) -> None:
-    """Add the links of a layer's units.
+def apply_units(tree: Tree, units: Units) -> tuple[str, ...]:
+    """Add the links of a layer's units and return notes.
 
     Presets play no part: what is enabled neither here nor by a package's own .wants link does not start.
 
@@ -44,7 +44,10 @@ def apply_units(tree: Tree, units: Units) -> None:
         try:
             unit = load_unit(tree, name)
             if unit is None:
-                _unknown(tree, name, f"named by Also= of {cause}" if cause else "enabled", findings)
+                if cause:  # a companion that the recipe left out; the closure check has the last word
+                    findings.note(f"{cause} names {name} in Also=, which the tree does not have")
+                else:
+                    _unknown(tree, name, "enabled", findings)
                 continue
             pending += [(other, name) for other in _enable(tree, unit, bool(cause), findings)]
         except ComposeError as error:
@@ -57,6 +60,7 @@ def apply_units(tree: Tree, units: Units) -> None:
             _link(tree, f"{_FOLDER}/default.target", path, findings)
     fill_parents(tree, {}, findings)
     findings.raise_errors("units")
+    return findings.notes
 
 
 def _enable(tree: Tree, unit: Unit, quiet: bool, findings: Findings) -> list[str]:
