@@ -46,6 +46,19 @@ class SuiteIndex:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PythonPin:
+    """A Python distribution whose code writes output bytes.
+
+    Attributes:
+        version: exact version that must be installed at build time.
+        sha256: of every file of that version that requirements.txt allows, 64 hex digits each, sorted.
+    """
+
+    version: str
+    sha256: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lock:
     """Every input of a build, by hash.
 
@@ -55,8 +68,8 @@ class Lock:
         source_date_epoch: the build's only clock, seconds since 1970.
         indexes: the signed indexes it was resolved from.
         archives: all archives, sorted by name and version.
-        sets: set name ("root", "initrd", "toolbox", "firmware/<name>") -> sorted "package=version".
-        python: Python distribution -> version, for those whose code writes output bytes.
+        sets: set name ("root", "initrd", "kernel", "toolbox", "firmware/<name>") -> sorted "package=version".
+        python: Python distribution -> its pin, for those whose code writes output bytes.
         digest: SHA-256 (hex) of the lock file's bytes.
         scratch: resolved for this run because the committed lock's archives are gone; never published.
     """
@@ -67,7 +80,7 @@ class Lock:
     indexes: tuple[SuiteIndex, ...]
     archives: tuple[Archive, ...]
     sets: Mapping[str, tuple[str, ...]]
-    python: Mapping[str, str]
+    python: Mapping[str, PythonPin]
     digest: str = ""
     scratch: bool = False
 

@@ -36,6 +36,18 @@ class FetchError(BuilderError):
     """An input cannot be had from any source, or is not what the lock says."""
 
 
+class GoneError(FetchError):
+    """Locked archives that every source answered for, and none of them has any more.
+
+    Attributes:
+        archives: "package=version" of each.
+    """
+
+    def __init__(self, message: str, *, archives: tuple[str, ...], hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.archives = archives
+
+
 class ArchiveError(BuilderError):
     """A package archive is malformed, truncated, or exceeds a limit."""
 

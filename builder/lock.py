@@ -1,0 +1,266 @@
+"""Resolve a recipe to hash-pinned archives. With `fetch`, the only step that uses the network."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from builder.apt import KEYRING, Apt
+from builder.artifacts import Archive, Lock, PythonPin, SuiteIndex
+from builder.errors import LockError
+from builder.lockfile import dump_lock, parse_lock, read_lock
+from builder.mirror import Mirrors
+from builder.pins import find_requirements, read_pins
+from builder.progress import SILENT, Reporter
+from builder.recipe import Recipe
+from builder.recipe.model import FirmwareSource
+
+_POCKET_SUFFIX = {"release": "", "updates": "-updates", "security": "-security"}
+_CONCRETE_KERNEL = re.compile(r"\b(linux-image-\d[a-z0-9+.-]*)")
+
+
+def load_lock(recipe: Recipe) -> Lock:
+    """Return the recipe's committed lock.
+
+    Raises:
+        LockError: absent, corrupt, or stale; with the command that makes a new one.
+    """
+    lock = read_lock(recipe.lock_path, recipe=recipe.name)
+    check_lock(recipe, lock)
+    return lock
+
+
+def check_lock(recipe: Recipe, lock: Lock) -> None:
+    """Check that a lock belongs to the recipe as it is now; needs no network.
+
+    Raises:
+        LockError: it was resolved for another recipe or another state of it.
+    """
+    hint = f"goldsmith lock {recipe.name}"
+    if lock.recipe != recipe.name:
+        raise LockError(f"the lock is for {lock.recipe!r}, the recipe is {recipe.name!r}", hint=hint)
+    if lock.resolution != recipe.resolution_digest:
+        raise LockError(
+            f"the lock of {recipe.name} is stale: packages, drops, suites or firmware of the recipe changed "
+            f"since (lock {lock.resolution[:12]}…, recipe {recipe.resolution_digest[:12]}…)",
+            hint=hint,
+        )
+
+
+def resolve(
+    recipe: Recipe,
+    mirrors: Mirrors,
+    *,
+    previous: Lock | None = None,
+    reporter: Reporter = SILENT,
+    keyring: Path = KEYRING,
+    requirements: str | None = None,
+    newest_firmware: bool = False,
+) -> Lock:
+    """Resolve every set of a recipe against the signed indexes of the mirror.
+
+    Args:
+        recipe: what to resolve.
+        mirrors: where to.
+        previous: the lock so far; firmware versions that left the index are kept from it.
+        reporter: hears of phases and of what was kept.
+        keyring: trusted signing keys.
+        requirements: text of requirements.txt; found above the recipe if absent.
+        newest_firmware: take the newest firmware where the exact version is gone (scratch locks only).
+
+    Raises:
+        LockError: a package is missing, a dropped package is not in the closure, no network, no trust.
+    """
+    if requirements is None:
+        requirements = find_requirements(recipe.path).read_text(encoding="utf-8")
+    python = read_pins(requirements)
+    suite = recipe.distribution.suite
+    with tempfile.TemporaryDirectory(prefix="goldsmith-lock-") as folder:
+        with reporter.phase(f"index of {suite}"):
+            main = Apt(
+                workdir=_subfolder(folder, suite),
+                mirrors=mirrors,
+                pockets=[f"{suite}{_POCKET_SUFFIX[pocket]}" for pocket in recipe.distribution.pockets],
+                components=recipe.distribution.components,
+                keyring=keyring,
+            )
+            indexes = list(main.update())
+        # The newest date of what the image is made of; firmware suites move without it.
+        epoch = max(index.date for index in indexes)
+        sets: dict[str, dict[str, Archive]] = {}
+        with reporter.phase("dependencies"):
+            for name, packages, drop in (
+                ("root", recipe.root.packages, recipe.root.drop),
+                ("initrd", recipe.initrd.packages, recipe.initrd.drop),
+                ("toolbox", recipe.toolbox.packages, recipe.toolbox.drop),
+            ):
+                sets[name] = _layer(main, name, packages, drop)
+            sets["kernel"] = _kernel(main, recipe.kernel_package)
+        resolvers = {suite: main}
+        for source in recipe.firmware:
+            if source.suite not in resolvers:
+                with reporter.phase(f"index of {source.suite}"):
+                    resolvers[source.suite] = Apt(
+                        workdir=_subfolder(folder, source.suite),
+                        mirrors=mirrors,
+                        pockets=[source.suite],
+                        components=recipe.distribution.components,
+                        keyring=keyring,
+                    )
+                    indexes += resolvers[source.suite].update()
+            sets[f"firmware/{source.name}"] = _firmware(
+                resolvers[source.suite], source, previous, reporter, newest=newest_firmware
+            )
+    return _assemble(recipe, sets, indexes, epoch, python_pins=python)
+
+
+def resolve_scratch(
+    recipe: Recipe,
+    mirrors: Mirrors,
+    *,
+    previous: Lock,
+    gone: Iterable[str],
+    reporter: Reporter = SILENT,
+    keyring: Path = KEYRING,
+) -> Lock:
+    """Resolve for this run alone, because archives of the committed lock are gone from every source.
+
+    The result is marked ``scratch`` and must not be written over the committed lock. Firmware stays as
+    locked where it can be had; where it cannot, the newest takes its place and ``reporter`` hears of it.
+
+    Args:
+        recipe: what to resolve.
+        mirrors: where to.
+        previous: the committed lock.
+        gone: "package=version" of the archives no source has (`GoneError.archives`).
+        reporter: hears of phases and of every replacement.
+        keyring: trusted signing keys.
+    """
+    lost = set(gone)
+    kept = {
+        name: tuple(member for member in members if member not in lost)
+        for name, members in previous.sets.items()
+    }
+    fresh = resolve(
+        recipe,
+        mirrors,
+        previous=replace(previous, sets=kept),
+        reporter=reporter,
+        keyring=keyring,
+        newest_firmware=True,
+    )
+    return parse_lock(dump_lock(replace(fresh, scratch=True)))
+
+
+def _subfolder(folder: str, name: str) -> Path:
+    path = Path(folder) / name
+    path.mkdir()
+    return path
+
+
+def _layer(apt: Apt, name: str, packages: Iterable[str], drop: Mapping[str, str]) -> dict[str, Archive]:
+    """Return the closure of packages less what the recipe drops."""
+    closure = apt.closure(list(packages))
+    unknown = sorted(set(drop) - set(closure))
+    if unknown:
+        raise LockError(
+            f"{name}.drop names {', '.join(unknown)}, which nothing pulls in",
+            hint=f"take {'them' if len(unknown) > 1 else 'it'} out of {name}.drop",
+        )
+    return {
+        package: apt.archive(package, version) for package, version in closure.items() if package not in drop
+    }
+
+
+def _kernel(apt: Apt, package: str) -> dict[str, Archive]:
+    """Return the one archive that holds the kernel: its dependencies only serve installation."""
+    version = apt.candidate(package)
+    if version is None:
+        raise LockError(f"kernel.package: {', '.join(apt.pockets)} have no {package}")
+    if not _CONCRETE_KERNEL.fullmatch(package):
+        concrete = sorted(set(_CONCRETE_KERNEL.findall(apt.depends(package, version))))
+        if len(concrete) != 1:
+            raise LockError(
+                f"kernel.package: expected {package} to depend on one linux-image package, "
+                f"got {', '.join(concrete) or 'none'}"
+            )
+        package = concrete[0]
+        version = apt.candidate(package)
+        if version is None:
+            raise LockError(f"kernel.package: {', '.join(apt.pockets)} have no {package}")
+    return {package: apt.archive(package, version)}
+
+
+def _firmware(
+    apt: Apt, source: FirmwareSource, previous: Lock | None, reporter: Reporter, *, newest: bool
+) -> dict[str, Archive]:
+    """Return the listed packages of a firmware, at the exact version where the recipe says one."""
+    name = f"firmware/{source.name}"
+    found = {}
+    kept = {
+        archive.name: archive
+        for archive in (previous.members(name) if previous and name in previous.sets else ())
+    }
+    for package in source.packages:
+        version = source.version or apt.candidate(package)
+        offered = apt.versions(package)
+        if version in offered:
+            found[package] = apt.archive(package, version)
+            continue
+        shown = ", ".join(offered) or "none"
+        pinned = kept.get(package)
+        if source.version and pinned is not None and pinned.version == source.version:
+            reporter.note(
+                f"{name}: {source.suite} no longer has {package} {source.version} (it has {shown}); "
+                "kept from the lock so far"
+            )
+            found[package] = pinned
+            continue
+        candidate = apt.candidate(package)
+        if newest and candidate is not None:
+            reporter.note(
+                f"{name}: {package} {source.version} is gone; this run uses {candidate} of {source.suite}"
+            )
+            found[package] = apt.archive(package, candidate)
+            continue
+        raise LockError(
+            f"{name}: {source.suite} has no {package} {version or ''} (it has {shown})",
+            hint="change its version in the recipe",
+        )
+    return found
+
+
+def _assemble(
+    recipe: Recipe,
+    sets: Mapping[str, Mapping[str, Archive]],
+    indexes: Iterable[SuiteIndex],
+    epoch: int,
+    *,
+    python_pins: Mapping[str, PythonPin],
+) -> Lock:
+    archives: dict[tuple[str, str], Archive] = {}
+    for members in sets.values():
+        for archive in members.values():
+            known = archives.setdefault((archive.name, archive.version), archive)
+            if known.sha256 != archive.sha256:
+                raise LockError(
+                    f"{archive.name} {archive.version}: two archives of this version, in {known.pocket} and "
+                    f"{archive.pocket}"
+                )
+    lock = Lock(
+        recipe=recipe.name,
+        resolution=recipe.resolution_digest,
+        source_date_epoch=epoch,
+        indexes=tuple(sorted(indexes, key=lambda index: index.pocket)),
+        archives=tuple(archives[key] for key in sorted(archives)),
+        sets={
+            name: tuple(sorted(f"{item.name}={item.version}" for item in members.values()))
+            for name, members in sorted(sets.items())
+        },
+        python=python_pins,
+    )
+    # What is returned is what a reader of the file gets: parsed from its bytes, with their digest.
+    return parse_lock(dump_lock(lock))

@@ -1,0 +1,206 @@
+"""The toolbox and the firmware, unpacked once into the store from their locked archives."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from builder.artifacts import Archive, Firmware, Lock
+from builder.debian import DebArchive, open_archive
+from builder.errors import ArchiveError, FetchError
+from builder.recipe import Recipe
+from builder.store import Store
+from builder.tools import Tools
+from builder.tree import Kind
+
+_TOOLBOX_KIND = "toolbox-1"
+_FIRMWARE_KIND = "firmware-1"
+_MERGED = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
+_DOCUMENTATION = tuple(
+    f"/usr/share/{name}/"
+    for name in (
+        "doc",
+        "man",
+        "info",
+        "locale",
+        "lintian",
+        "bash-completion",
+        "zsh",
+        "doc-base",
+        "applications",
+    )
+)
+_MAX_LINKS = 40
+_JOBS = 2
+
+
+def open_members(archives: Iterable[Archive], store: Store, *, recipe: str) -> tuple[DebArchive, ...]:
+    """Open archives of the store, in their order; they are decompressed side by side.
+
+    Raises:
+        FetchError: one is not in the store.
+        ArchiveError: one is malformed.
+    """
+    paths = []
+    for archive in archives:
+        path = store.get(archive.sha256, archive.size)
+        if path is None:
+            raise FetchError(
+                f"{archive.name} {archive.version} is not in the store", hint=f"goldsmith fetch {recipe}"
+            )
+        paths.append(path)
+    with ThreadPoolExecutor(max_workers=min(_JOBS, os.cpu_count() or 1)) as pool:
+        return tuple(pool.map(lambda path: open_archive(path, cache=store), paths))
+
+
+def unpack_toolbox(lock: Lock, store: Store) -> Tools:
+    """Return the tools of a lock, unpacking them when this store has not seen them yet.
+
+    Raises:
+        FetchError: an archive is not in the store.
+        ArchiveError: an archive is malformed, or ships what cannot be unpacked safely.
+    """
+    archives = lock.members("toolbox")
+    key = _key(archives)
+    root = store.derived(
+        _TOOLBOX_KIND, key, lambda target: unpack(open_members(archives, store, recipe=lock.recipe), target)
+    )
+    return Tools(
+        root=root,
+        source_date_epoch=lock.source_date_epoch,
+        versions={archive.name: archive.version for archive in archives},
+        digest=key,
+    )
+
+
+def firmware(recipe: Recipe, lock: Lock, store: Store) -> tuple[Firmware, ...]:
+    """Return the recipe's firmware builds, each unpacked into a folder of its own.
+
+    Raises:
+        FetchError: an archive is not in the store.
+        ArchiveError: an archive is malformed, or lacks the file that the recipe names.
+    """
+    found = []
+    for source in recipe.firmware:
+        archives = lock.members(f"firmware/{source.name}")
+        root = store.derived(
+            _FIRMWARE_KIND,
+            _key(archives),
+            lambda target, archives=archives: unpack(  # type: ignore[misc]
+                open_members(archives, store, recipe=lock.recipe), target
+            ),
+        )
+        paths = []
+        for wanted in (source.code, source.variables):
+            path = root / wanted.lstrip("/")
+            if not path.is_file():
+                names = ", ".join(f"{archive.name} {archive.version}" for archive in archives)
+                raise ArchiveError(f"firmware {source.name}: {wanted} is not in {names}")
+            paths.append(path.resolve())
+        # The archive listed first gives the build its name; others of a set add to it.
+        first = next(archive for archive in archives if archive.name == source.packages[0])
+        found.append(
+            Firmware(
+                name=source.name,
+                package=first.name,
+                version=first.version,
+                code=paths[0],
+                variables=paths[1],
+            )
+        )
+    return tuple(found)
+
+
+def unpack(packages: Sequence[DebArchive], target: Path) -> None:
+    """Write the files of packages below ``target``: no owner, no device, no script, no link that leaves it.
+
+    ``/bin``, ``/lib`` and their kind lead to ``/usr``, as on every merged system. Absolute links become
+    relative ones.
+
+    Raises:
+        ArchiveError: two packages disagree about a path, or a path leads through a link.
+    """
+    target.mkdir(parents=True)
+    links: dict[str, str] = {}
+    files: dict[str, tuple[str, memoryview]] = {}
+    directories: set[str] = set()
+    for package in packages:
+        name = package.control["Package"]
+        for entry in package.entries():
+            path = _merged(entry.path)
+            if path == "/" or path.startswith(_DOCUMENTATION):
+                continue
+            if entry.kind is Kind.DIRECTORY:
+                directories.add(path)
+            elif entry.kind is Kind.SYMLINK:
+                link = _relative(path, entry.target, name)
+                if path in files or links.setdefault(path, link) != link:
+                    raise ArchiveError(f"{name}: another package ships {path} differently")
+            elif entry.kind is Kind.FILE:
+                known = files.get(path)
+                if path in links or (known is not None and known[1] != entry.content):
+                    raise ArchiveError(f"{name}: another package ships {path} differently")
+                files[path] = (name, entry.content)
+                _write(target, path, entry.content, executable=bool(entry.mode & 0o111))
+            else:
+                raise ArchiveError(f"{name}: {path} is a device")
+    for path in directories:
+        if path not in links:
+            (target / path[1:]).mkdir(parents=True, exist_ok=True)
+    for path, link in sorted(links.items()):
+        place = target / path[1:]
+        if place.is_dir() and not place.is_symlink():
+            continue  # a link beside a directory of another package: usr-merge left-overs such as lib64
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(link)
+    _check_inside(target, [*files, *links], links)
+
+
+def _write(target: Path, path: str, content: memoryview, *, executable: bool) -> None:
+    place = target / path[1:]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    # Links are made last, so no file is ever written through one.
+    place.unlink(missing_ok=True)
+    with place.open("xb") as handle:
+        handle.write(content)
+        os.fchmod(handle.fileno(), 0o755 if executable else 0o644)
+
+
+def _merged(path: str) -> str:
+    first, _, _ = path[1:].partition("/")
+    return f"/usr{path}" if first in _MERGED else path
+
+
+def _relative(path: str, link: str, package: str) -> str:
+    """Return a link's target relative to its place, staying below the root."""
+    folder = posixpath.dirname(path)
+    absolute = link if link.startswith("/") else posixpath.join(folder, link)
+    depth = 0
+    for part in absolute.split("/"):
+        if part == "..":
+            depth -= 1
+        elif part not in ("", "."):
+            depth += 1
+        if depth < 0:
+            raise ArchiveError(f"{package}: the link {path} -> {link} leaves the root")
+    return posixpath.relpath(_merged(posixpath.normpath(absolute)), folder)
+
+
+def _check_inside(target: Path, paths: Iterable[str], links: Iterable[str]) -> None:
+    """Refuse a path whose folder became a link: it would be, or lead, somewhere else than was checked."""
+    taken = set(links)
+    for path in paths:
+        parent = posixpath.dirname(path)
+        while parent != "/":
+            if parent in taken and (target / parent[1:]).is_symlink():
+                raise ArchiveError(f"{path} lies below {parent}, which another package makes a link")
+            parent = posixpath.dirname(parent)
+
+
+def _key(archives: Sequence[Archive]) -> str:
+    text = "\n".join(f"{archive.name} {archive.sha256}" for archive in archives)
+    return hashlib.sha256(text.encode()).hexdigest()
