@@ -42,7 +42,7 @@ _SECTION_FV_IMAGE = 0x17
 #: The formatted area of the type 0 structure that OvmfPkg/SmbiosPlatformDxe installs when the VMM has none:
 #: its bytes in the driver mark the place beside which the three build strings lie.
 _SMBIOS_TYPE0 = bytes.fromhex("001a00000102 00e8030008000000000000 00001c0000ffff0000")
-_NAMED_KERNEL_BLOB = b"etc/boot/kernel\0"
+_NAMED_KERNEL_BLOB = b"etc/boot/\0"
 _RELEASE_DATE = re.compile(r"\d\d/\d\d/\d{4}")
 _STRING_CONSTANT = re.compile(rb"(?:[\x20-\x7e]\x00){4,64}\x00\x00")
 _STRING_ALIGNMENT = 8  # the padding between constants is code bytes, some of which read like UTF-16
@@ -68,6 +68,7 @@ class OvmfFirmware:
         drivers: the GUIDs of the files in the DXE volume; they decide which boot options a build offers.
         named_kernel_blobs: whether the build asks for ``etc/boot/kernel`` (edk2 >= 202502) before the
             legacy blob.
+        verifies_images: whether the build has Secure Boot (SecurityPkg's AuthVariableLib).
         smbios: strings of the SMBIOS type 0 structure; ``None`` when the file does not show them plainly.
     """
 
@@ -75,6 +76,7 @@ class OvmfFirmware:
     dxefv: bytes = field(repr=False)
     drivers: frozenset[UUID] = field(repr=False)
     named_kernel_blobs: bool
+    verifies_images: bool
     smbios: SmbiosStrings | None
 
 
@@ -106,8 +108,10 @@ def parse(firmware: bytes) -> OvmfFirmware:
         peifv=bytes(named[PEIFV]),
         dxefv=bytes(named[DXEFV]),
         drivers=frozenset(file.name for file in files if file.type != _FILE_TYPE_PAD),
-        # OvmfPkg/QemuKernelLoaderFsDxe names the fw_cfg file that it reads.
+        # OvmfPkg/QemuKernelLoaderFsDxe joins this folder of fw_cfg and "kernel".
         named_kernel_blobs=_NAMED_KERNEL_BLOB in named[DXEFV].tobytes(),
+        # AuthVariableLib keeps its switch in a variable of this name; builds without it never name it.
+        verifies_images=contains_text(named[DXEFV].tobytes(), "SecureBootEnable"),
         smbios=_smbios_strings(files),
     )
 
