@@ -34,8 +34,9 @@ _MAX_DIRECTORIES = 16
 _SECURITY_DIRECTORY = 4
 _DEBUG_DIRECTORY = 6
 _U32_MAX = 0xFFFFFFFF
-#: PeCoffLoaderImageFormatSupported in x64 firmware: IA32, x64 and EFI byte code.
-_MACHINES = (0x014C, 0x8664, 0x0EBC)
+#: PeCoffLoaderImageFormatSupported in x64 firmware: IA32, x64, EFI byte code and AArch64. Whether an image
+#: can run is decided after it was measured.
+_MACHINES = (0x014C, 0x8664, 0x0EBC, 0xAA64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
