@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from builder.artifacts import Archive, Firmware, Lock
 from builder.debian import DebArchive, open_archive
+from builder.elf import MACHINE_X86_64, is_elf, parse_elf
 from builder.errors import ArchiveError, FetchError
 from builder.recipe import Recipe
 from builder.store import Store
-from builder.tools import Tools
+from builder.tools import LIBRARY_PATH, Tools
 from builder.tree import Kind
+from measurements.errors import FormatError
 
 _TOOLBOX_KIND = "toolbox-1"
 _FIRMWARE_KIND = "firmware-1"
@@ -38,8 +40,16 @@ _MAX_LINKS = 40
 _JOBS = 2
 
 
-def open_members(archives: Iterable[Archive], store: Store, *, recipe: str) -> tuple[DebArchive, ...]:
-    """Open archives of the store, in their order; they are decompressed side by side.
+def open_members(
+    archives: Iterable[Archive], store: Store, *, recipe: str, keep: bool = True
+) -> Iterator[DebArchive]:
+    """Open archives of the store, in their order; a few are decompressed side by side.
+
+    Args:
+        archives: members of a set.
+        store: what holds them.
+        recipe: the image's name, for the hint.
+        keep: whether their decompressed content stays in the store for the next build.
 
     Raises:
         FetchError: one is not in the store.
@@ -53,8 +63,13 @@ def open_members(archives: Iterable[Archive], store: Store, *, recipe: str) -> t
                 f"{archive.name} {archive.version} is not in the store", hint=f"goldsmith fetch {recipe}"
             )
         paths.append(path)
-    with ThreadPoolExecutor(max_workers=min(_JOBS, os.cpu_count() or 1)) as pool:
-        return tuple(pool.map(lambda path: open_archive(path, cache=store), paths))
+    cache = store if keep else None
+    with ThreadPoolExecutor(max_workers=_JOBS) as pool:
+        # In batches: what is decompressed into memory must not be all of it at once.
+        for start in range(0, len(paths), 2 * _JOBS):
+            yield from pool.map(
+                lambda path: open_archive(path, cache=cache), paths[start : start + 2 * _JOBS]
+            )
 
 
 def unpack_toolbox(lock: Lock, store: Store) -> Tools:
@@ -66,9 +81,12 @@ def unpack_toolbox(lock: Lock, store: Store) -> Tools:
     """
     archives = lock.members("toolbox")
     key = _key(archives)
-    root = store.derived(
-        _TOOLBOX_KIND, key, lambda target: unpack(open_members(archives, store, recipe=lock.recipe), target)
-    )
+
+    def make(target: Path) -> None:
+        unpack(open_members(archives, store, recipe=lock.recipe, keep=False), target)
+        check_libraries(target)
+
+    root = store.derived(_TOOLBOX_KIND, key, make)
     return Tools(
         root=root,
         source_date_epoch=lock.source_date_epoch,
@@ -91,7 +109,7 @@ def firmware(recipe: Recipe, lock: Lock, store: Store) -> tuple[Firmware, ...]:
             _FIRMWARE_KIND,
             _key(archives),
             lambda target, archives=archives: unpack(  # type: ignore[misc]
-                open_members(archives, store, recipe=lock.recipe), target
+                open_members(archives, store, recipe=lock.recipe, keep=False), target
             ),
         )
         paths = []
@@ -115,7 +133,7 @@ def firmware(recipe: Recipe, lock: Lock, store: Store) -> tuple[Firmware, ...]:
     return tuple(found)
 
 
-def unpack(packages: Sequence[DebArchive], target: Path) -> None:
+def unpack(packages: Iterable[DebArchive], target: Path) -> None:
     """Write the files of packages below ``target``: no owner, no device, no script, no link that leaves it.
 
     ``/bin``, ``/lib`` and their kind lead to ``/usr``, as on every merged system. Absolute links become
@@ -126,7 +144,7 @@ def unpack(packages: Sequence[DebArchive], target: Path) -> None:
     """
     target.mkdir(parents=True)
     links: dict[str, str] = {}
-    files: dict[str, tuple[str, memoryview]] = {}
+    files: set[str] = set()
     directories: set[str] = set()
     for package in packages:
         name = package.control["Package"]
@@ -141,10 +159,9 @@ def unpack(packages: Sequence[DebArchive], target: Path) -> None:
                 if path in files or links.setdefault(path, link) != link:
                     raise ArchiveError(f"{name}: another package ships {path} differently")
             elif entry.kind is Kind.FILE:
-                known = files.get(path)
-                if path in links or (known is not None and known[1] != entry.content):
+                if path in links or (path in files and (target / path[1:]).read_bytes() != entry.content):
                     raise ArchiveError(f"{name}: another package ships {path} differently")
-                files[path] = (name, entry.content)
+                files.add(path)
                 _write(target, path, entry.content, executable=bool(entry.mode & 0o111))
             else:
                 raise ArchiveError(f"{name}: {path} is a device")
@@ -158,6 +175,37 @@ def unpack(packages: Sequence[DebArchive], target: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(link)
     _check_inside(target, [*files, *links], links)
+
+
+def check_libraries(root: Path) -> None:
+    """Check that no program or library of an unpacked toolbox would have to take a library from the host.
+
+    Raises:
+        ArchiveError: a library is absent; with who needs it.
+    """
+    folders = [root / folder for folder in LIBRARY_PATH]
+    present = {path.name for folder in folders if folder.is_dir() for path in folder.iterdir()}
+    absent: dict[str, str] = {}
+    for path in sorted(root.rglob("*")):
+        if path.is_symlink() or not path.is_file():
+            continue
+        with path.open("rb") as handle:
+            if not is_elf(handle.read(4)):
+                continue
+        try:
+            elf = parse_elf(path.read_bytes())
+        except FormatError:
+            continue  # firmware of other machines, which QEMU carries
+        if elf.machine == MACHINE_X86_64:
+            for name in elf.needed:
+                # A module's own helpers lie beside it ($ORIGIN), as gconv's do.
+                if name not in present and not (path.parent / name).exists():
+                    absent.setdefault(name, str(path.relative_to(root)))
+    if absent:
+        listed = ", ".join(f"{name} (needed by {path})" for name, path in sorted(absent.items()))
+        raise ArchiveError(
+            f"the toolbox lacks {listed}", hint="take its package out of toolbox.drop, then goldsmith lock"
+        )
 
 
 def _write(target: Path, path: str, content: memoryview, *, executable: bool) -> None:

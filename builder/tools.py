@@ -20,7 +20,8 @@ from typing import IO
 from builder.errors import ToolError
 
 _LIBRARY = "usr/lib/x86_64-linux-gnu"
-_LIBRARY_PATH = (_LIBRARY, f"{_LIBRARY}/systemd", f"{_LIBRARY}/swtpm", f"{_LIBRARY}/pulseaudio")
+#: Where the toolbox's loader looks for libraries, below the toolbox's root.
+LIBRARY_PATH = (_LIBRARY, f"{_LIBRARY}/systemd", f"{_LIBRARY}/swtpm", f"{_LIBRARY}/pulseaudio")
 _LOADER = "usr/lib64/ld-linux-x86-64.so.2"
 _PROGRAM_PATH = ("usr/bin", "usr/sbin", "usr/lib/systemd")
 _MISSING = "is its package in recipes/common/toolbox.yaml?"
@@ -92,9 +93,11 @@ class Tools:
             )
         if binary.read_bytes()[:2] == b"#!":  # only ukify and its kind: they run on this interpreter
             return [sys.executable, "-I", str(binary)]
-        libraries = ":".join(str(self.root / folder) for folder in _LIBRARY_PATH)
+        libraries = ":".join(str(self.root / folder) for folder in LIBRARY_PATH)
+        # The host's ld.so.cache would let a library that the toolbox lacks come from the host.
         return [
-            str(self.root / _LOADER), "--argv0", program, "--library-path", libraries, str(binary),
+            str(self.root / _LOADER), "--inhibit-cache", "--argv0", program, "--library-path", libraries,
+            str(binary),
         ]  # fmt: skip
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
