@@ -98,11 +98,11 @@ def merge(
             except ComposeError as error:
                 findings.caught(error)
     out.report_unused(findings)
+    fill_parents(tree, left_out, findings)
     _prune(tree, thinned)
     for name in USR_MERGED:
         if name not in tree and f"/usr{name}" in tree:
             tree.add(name, Node(kind=Kind.SYMLINK, mode=0o777, origin=_GENERATED, target=f"usr{name}"))
-    fill_parents(tree, left_out, findings)
     findings.raise_errors("packages cannot be merged")
 
 
