@@ -108,14 +108,14 @@ def _digest(event: ObservedEvent, bank: HashAlgorithm) -> str | None:
     return None if digest is None else digest.hex()
 
 
-def _closeness(predicted: list[str], measured: list[str | None]) -> tuple[int, int, int]:
-    """Order alternatives: most events in common, then the longest common start, then the nearest length."""
+def _closeness(predicted: list[str], measured: list[str | None]) -> tuple[int, int, bool, int]:
+    """Order alternatives: most events in common, longest common start, all of it there, nearest length."""
     common = len(set(predicted) & set(measured))
     prefix = next(
         (at for at, (left, right) in enumerate(zip(predicted, measured, strict=False)) if left != right),
         min(len(predicted), len(measured)),
     )
-    return common, prefix, -abs(len(predicted) - len(measured))
+    return common, prefix, prefix == len(predicted), -abs(len(predicted) - len(measured))
 
 
 def _align(predicted: list[str], measured: list[str | None]) -> list[tuple[str, int, int, int, int]]:

@@ -193,8 +193,8 @@ def event_log(state: State) -> Outcome:
         ]
         if wrong:
             raise VerificationError(
-                f"in {bank} the logs do not fold to the quoted PCR {_list(wrong)}: an event was left out of the "
-                "log, added to it, or changed in it"
+                f"in {bank} the logs do not fold to the quoted PCR {_list(wrong)}: an event was left out of "
+                "the log, added to it, or changed in it"
             )
     lies = [
         item for item in replay(log).findings if item.severity is Severity.ERROR and item.register in pinned

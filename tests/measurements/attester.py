@@ -1,8 +1,8 @@
-"""A machine made of values: its course of events, a software key in place of a TPM, and the evidence it gives.
+"""A machine made of values: its events, a software key in place of a TPM, and the evidence it gives.
 
-The events are those of a real boot (tests/vectors/eventlog), so that the golden document and the attacks on it
-have the shape of the real thing. The quote structures are written here from TPM 2.0 Part 2, apart from the
-parser that they test.
+The events are those of a real boot (tests/vectors/eventlog), so that the golden document and the attacks on
+it have the shape of the real thing. The quote structures are written here from TPM 2.0 Part 2, apart from
+the parser that they test.
 """
 
 from __future__ import annotations
@@ -234,8 +234,10 @@ def prediction(machine: Machine | None = None, *, vcpus: int = 2) -> Prediction:
             if register == index
         ]
         alternatives = [Sequence(label="usual", events=(*events, *words))]
-        phases = [Sequence(label=word.description.removeprefix("phase "), events=(*events, *words[: number + 1]))
-                  for number, word in enumerate(words[:-1])]  # fmt: skip
+        phases = [
+            Sequence(label=PHASES[number], events=(*events, *words[: number + 1]))
+            for number in range(len(words) - 1)
+        ]
         if index == 5:
             again = replace(events[-1], description="second ExitBootServices", cause="firmware")
             alternatives.append(Sequence(label="ExitBootServices twice", events=(*events, again)))
