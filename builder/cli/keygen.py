@@ -15,10 +15,13 @@ from measurements.keys import KeyAlgorithm, generate
 
 
 def command(
-    key: Annotated[Path, typer.Argument(metavar="FILE", help="private key to write, as PKCS#8 PEM, mode 0600")],
+    key: Annotated[
+        Path, typer.Argument(metavar="FILE", help="private key to write, as PKCS#8 PEM, mode 0600")
+    ],
     algorithm: Annotated[KeyAlgorithm, typer.Option(help="what to sign with")] = KeyAlgorithm.ED25519,
     passphrase_env: Annotated[
-        str | None, typer.Option(metavar="NAME", help="environment variable that holds a passphrase for the key")
+        str | None,
+        typer.Option(metavar="NAME", help="environment variable that holds a passphrase for the key"),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="print a JSON object")] = False,
 ) -> None:
@@ -34,10 +37,10 @@ def command(
         passphrase = os.environ[passphrase_env].encode()
     made = generate(algorithm)
     write_atomic(key, made.pem(passphrase), mode=0o600)
-    write_atomic(public, made.public.pem(), mode=0o644)
+    write_atomic(public, made.public().pem(), mode=0o644)
     if json:
         console.emit_json(
-            {"key": str(key), "public": str(public), "algorithm": algorithm, "keyid": made.public.key_id}
+            {"key": str(key), "public": str(public), "algorithm": algorithm, "keyid": made.public().key_id}
         )
     else:
-        console.out(f"{key}: {algorithm} private key\n{public}: public key, keyid {made.public.key_id}")
+        console.out(f"{key}: {algorithm} private key\n{public}: public key, keyid {made.public().key_id}")

@@ -16,7 +16,9 @@ _LARGEST_LOG = 16 * 1024 * 1024
 
 
 def command(
-    log: Annotated[Path, typer.Argument(metavar="EVENTLOG", help="TCG event log: SHA-1, crypto-agile, or CCEL")],
+    log: Annotated[
+        Path, typer.Argument(metavar="EVENTLOG", help="TCG event log: SHA-1, crypto-agile, or CCEL")
+    ],
     kind: Annotated[
         eventlog.LogKind | None, typer.Option(help="format, where it cannot be told from the log")
     ] = None,

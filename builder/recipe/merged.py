@@ -90,6 +90,11 @@ class Recipe:
         """Where the committed lock is."""
         return self.directory / "lock.json"
 
+    @property
+    def golden_path(self) -> Path:
+        """Where the committed golden document is."""
+        return self.directory / "golden.json"
+
     def layer(self, name: str) -> Layer:
         """Return the layer called "root" or "initrd"."""
         return {"root": self.root, "initrd": self.initrd}[name]

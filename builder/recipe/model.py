@@ -49,7 +49,7 @@ class Exclude(Model):
     """Paths of packages that are left out of the tree."""
 
     paths: tuple[Glob, ...] = Field(description="globs: * within a component, ** across components")
-    keep: tuple[Glob, ...] = Field(default=(), description="globs that stay although `paths` matches them")
+    keep: tuple[Glob, ...] = Field(default=(), description="globs that stay, whichever exclusion matches them")
     reason: Reason
 
 

@@ -135,28 +135,22 @@ def fill_parents(tree: Tree, known: dict[str, Node], findings: Findings) -> None
 
 
 class _Exclusion:
-    """The recipe's exclusions; each has its own list of what stays."""
+    """The recipe's exclusions; what any of them keeps stays, so that a fragment adds to another's list."""
 
     def __init__(self, excludes: Sequence[Exclude]) -> None:
-        self._any = Globs((path for exclude in excludes for path in exclude.paths), below=True)
-        self._blocks = [
-            (Globs(exclude.paths, below=True), Globs(exclude.keep, below=True)) for exclude in excludes
-        ]
+        self._paths = Globs((path for exclude in excludes for path in exclude.paths), below=True)
+        self._keep = Globs((path for exclude in excludes for path in exclude.keep), below=True)
 
     def matches(self, path: str) -> bool:
-        """Say whether a path is left out. Every block is asked, since asking marks its patterns as used."""
-        if not self._any.matches(path):
-            return False
-        verdicts = [paths.matches(path) and not keep.matches(path) for paths, keep in self._blocks]
-        return any(verdicts)
+        """Say whether a path is left out."""
+        return self._paths.matches(path) and not self._keep.matches(path)
 
     def report_unused(self, findings: Findings) -> None:
         """Record patterns that matched nothing: a typing error, or a package that changed."""
-        for kind, index in (("exclude", 0), ("keep", 1)):
-            for block in self._blocks:
-                for pattern in block[index].unused:
-                    of = "path of any package" if kind == "exclude" else "path that its exclusion leaves out"
-                    findings.error(f"the {kind} pattern {pattern} matches no {of}")
+        for pattern in self._paths.unused:
+            findings.error(f"the exclude pattern {pattern} matches no path of any package")
+        for pattern in self._keep.unused:
+            findings.error(f"the keep pattern {pattern} matches no path that an exclusion leaves out")
 
 
 def _prune(tree: Tree, thinned: set[str]) -> None:

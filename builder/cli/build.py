@@ -1,0 +1,150 @@
+"""goldsmith build."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from builder.artifacts import Lock
+from builder.cli import console
+from builder.cli.files import signing_keys
+from builder.errors import GoneError
+from builder.fetch import fetch
+from builder.inputs import InputOptions, open_sources
+from builder.lock import load_lock, resolve_scratch
+from builder.pipeline import Release, build
+from builder.recipe import find_recipe, load_recipe
+from builder.store import Store
+from measurements.golden import GoldenDocument
+from measurements.prediction import Prediction
+
+
+class DiskFormat(StrEnum):
+    """Disk image formats beside each other."""
+
+    RAW = "raw"
+    QCOW2 = "qcow2"
+
+
+def command(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="name below recipes/, or a path")],
+    out: Annotated[Path | None, typer.Option(help="release folder (default: dist/RECIPE)")] = None,
+    key: Annotated[
+        list[Path] | None, typer.Option(metavar="PEM", help="private key that signs; may be repeated")
+    ] = None,
+    format: Annotated[  # noqa: A002
+        DiskFormat, typer.Option(help="qcow2 adds disk.qcow2 to disk.raw")
+    ] = DiskFormat.RAW,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="write the values to the recipe's golden.json")
+    ] = False,
+    quickstart: Annotated[
+        bool,
+        typer.Option(
+            "--quickstart",
+            help="when locked archives have left every source, build from a fresh scratch lock",
+        ),
+    ] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="use the store alone")] = False,
+    mirror: Annotated[str | None, typer.Option(help="archive to use in place of the host's")] = None,
+    vault: Annotated[Path | None, typer.Option(help="folder that was filled with `goldsmith vault`")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print a JSON object")] = False,
+) -> None:
+    """Compose an image, assemble its disk, predict its registers, and sign the golden document."""
+    reporter = console.reporter()
+    wanted = load_recipe(find_recipe(recipe))
+    lock = load_lock(wanted)
+    store = Store.default()
+    options = InputOptions(mirror=mirror, vault=vault)
+
+    def bring(wanted_lock: Lock) -> None:
+        with open_sources(options, wanted_lock) as sources:
+            fetch(wanted_lock.archives, store, sources, recipe=wanted.name, reporter=reporter)
+
+    if not offline:
+        try:
+            bring(lock)
+        except GoneError as gone:
+            if not quickstart:
+                raise
+            for name in gone.archives:
+                reporter.note(f"{name} has left every source")
+            reporter.note(
+                "building from a freshly resolved scratch lock; its values are not the published ones"
+            )
+            lock = resolve_scratch(
+                wanted, options.mirrors(), previous=lock, gone=gone.archives, reporter=reporter
+            )
+            bring(lock)
+    release = build(
+        wanted,
+        lock,
+        store=store,
+        out=out or Path("dist") / wanted.name,
+        keys=signing_keys(key or []),
+        qcow2=format is DiskFormat.QCOW2,
+        accept=accept,
+        reporter=reporter,
+    )
+    if json:
+        console.emit_json(_summary(release, scratch=lock.scratch))
+    else:
+        _print(release, scratch=lock.scratch)
+
+
+def _summary(release: Release, *, scratch: bool) -> dict[str, object]:
+    document = release.document
+    return {
+        "folder": str(release.folder),
+        "image": {
+            "name": document.image.name,
+            "version": document.image.version,
+            "svn": document.image.svn,
+        },
+        "scratch": scratch,
+        "throwaway_key": release.throwaway_key,
+        "outputs": [
+            {"name": output.name, "size": output.size, "sha256": output.sha256} for output in document.outputs
+        ],
+        "shapes": [prediction.shape.name for prediction in document.predictions],
+        "notes": list(release.notes),
+    }
+
+
+def _print(release: Release, *, scratch: bool) -> None:
+    document = release.document
+    first = document.predictions[0]
+    bank = document.banks[0]
+    rows = [
+        [
+            str(register.index),
+            register.stability.value,
+            ("\n".join(value.hex() for value in register.values(bank)) or "-"),
+            register.reason or _moves(document, first, register.index),
+        ]
+        for register in first.registers
+    ]
+    console.table(f"{first.shape.name}, {bank}", ["PCR", "depends on", "predicted", "note"], rows)
+    console.out("")
+    for prediction in document.predictions:
+        console.out(f"predicted: {prediction.shape.name}")
+    if scratch:
+        console.out("SCRATCH BUILD: inputs were resolved anew for this build; do not publish its values")
+    if release.throwaway_key:
+        console.out("signed with a throw-away key (--key signs with yours)")
+    console.out(f"golden document: {release.folder / 'golden.dsse.json'}")
+
+
+def _moves(document: GoldenDocument, first: Prediction, index: int) -> str:
+    """Say in which other launches a register has another value."""
+    bank = document.banks[0]
+    value = first.register(index).values(bank)
+    others = [
+        prediction.shape.name
+        for prediction in document.predictions
+        if prediction.register(index).values(bank) != value
+    ]
+    return f"differs in {len(others)} other launches" if others else ""

@@ -1,0 +1,114 @@
+"""Every launch of an image that a recipe declares: the machine, and what its TPM will hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from builder.artifacts import Firmware, Machine
+from builder.boot.qemu import DISK_SLOT
+from builder.boot.qtest import FwCfgTables, machine_tables, tables_key
+from builder.recipe.model import Platform
+from builder.store import Store
+from builder.tools import Tools
+from measurements.events import DEFAULT_BANKS, HashAlgorithm
+from measurements.formats.gpt import Gpt
+from measurements.platforms.firmware import FirmwareProfile
+from measurements.platforms.qemu import VirtioBlk
+from measurements.predict import predict_tpm
+from measurements.prediction import BootPath, Prediction
+from measurements.tpm.inputs import TpmInputs
+
+_TABLES_KIND = "machine-tables-1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """One way to start an image."""
+
+    machine: Machine
+    firmware: Firmware
+    boot: BootPath
+
+
+def launches(platforms: tuple[Platform, ...], firmware: tuple[Firmware, ...]) -> Iterator[Launch]:
+    """Yield every combination that the recipe's platforms declare, in the recipe's order."""
+    builds = {build.name: build for build in firmware}
+    for platform in platforms:
+        for name in platform.firmware:
+            for boot in platform.boot:
+                for memory in platform.memory_mib:
+                    for vcpus in platform.vcpus:
+                        machine = Machine(
+                            type=platform.machine, cpu=platform.cpu, memory_mib=memory, vcpus=vcpus
+                        )
+                        yield Launch(machine=machine, firmware=builds[name], boot=BootPath(boot))
+
+
+def tables_of(launch: Launch, *, tools: Tools, store: Store | None) -> FwCfgTables:
+    """Return the launch's ACPI and SMBIOS tables; QEMU is asked once per toolbox, machine and boot path.
+
+    Raises:
+        BootError: QEMU does not start.
+        NotPredictableError: the machine has devices whose place OVMF's rules here do not cover.
+    """
+    if store is None:
+        return machine_tables(tools, launch.machine, launch.firmware, launch.boot)
+
+    folder = store.derived(
+        _TABLES_KIND,
+        tables_key(tools, launch.machine, launch.boot),
+        lambda target: machine_tables(tools, launch.machine, launch.firmware, launch.boot).save(target),
+    )
+    return FwCfgTables.load(folder)
+
+
+def predict_launch(
+    launch: Launch,
+    *,
+    uki: bytes,
+    disk: Gpt | None,
+    tools: Tools,
+    store: Store | None,
+    variables: bytes | None = None,
+    profiles: tuple[FirmwareProfile, ...] = (),
+    measures_machine: bool = False,
+    banks: tuple[HashAlgorithm, ...] = DEFAULT_BANKS,
+) -> Prediction:
+    """Predict the registers of one launch.
+
+    Args:
+        launch: machine, firmware and boot path.
+        uki: the UKI's bytes.
+        disk: the disk's partition table; needed for a disk boot.
+        tools: the toolbox, for QEMU's tables.
+        store: where tables are kept between builds; None asks QEMU anew.
+        variables: the variable store; default: the firmware's own.
+        profiles: calibrated firmware profiles.
+        measures_machine: whether the image measures its machine id and file systems into PCR 15.
+        banks: PCR banks.
+
+    Raises:
+        MeasurementError: the UKI, disk or firmware cannot be parsed.
+        BootError: QEMU does not start.
+    """
+    tables = tables_of(launch, tools=tools, store=store)
+    return predict_tpm(
+        TpmInputs(
+            firmware_name=launch.firmware.name,
+            firmware=launch.firmware.code.read_bytes(),
+            boot=launch.boot,
+            machine=launch.machine.type,
+            memory_mib=launch.machine.memory_mib,
+            vcpus=launch.machine.vcpus,
+            image=uki,
+            disk=disk,
+            variables=launch.firmware.variables.read_bytes() if variables is None else variables,
+            acpi=tables.acpi,
+            smbios=tables.smbios,
+            boot_devices=(VirtioBlk(slot=DISK_SLOT),),
+            profiles=profiles,
+            measures_machine=measures_machine,
+            banks=banks,
+        )
+    )

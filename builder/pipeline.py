@@ -1,0 +1,183 @@
+"""The whole flow, from a recipe and its lock to a release folder. Only this module knows the order."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.artifacts import Lock
+from builder.image.cpio import write_initrd
+from builder.image.disk import assemble_disk, convert_qcow2, identify
+from builder.image.erofs import build_erofs
+from builder.image.esp import build_esp
+from builder.image.identity import root_identity
+from builder.image.uki import build_uki
+from builder.image.verity import format_verity
+from builder.launches import launches, predict_launch
+from builder.lock import check_lock
+from builder.lockfile import dump_lock
+from builder.pins import check_python
+from builder.progress import SILENT, Reporter
+from builder.recipe.merged import Recipe
+from builder.release.golden import check_committed, golden_document, sign_release
+from builder.release.manifest import Share, dump, manifest_of, output_of
+from builder.release.parts import disk_parts, uki_parts
+from builder.release.publish import publish
+from builder.rootfs import KernelPackage, compose, kernel_image, summarise
+from builder.store import Store
+from builder.toolbox import firmware, open_members, unpack_toolbox
+from builder.tools import Tools
+from builder.tree import Tree
+from measurements.formats import gpt
+from measurements.golden import GoldenDocument, to_pretty
+from measurements.keys import PrivateKey
+
+#: Enough of a disk for its GPT: header and table lie in the first 17 KiB.
+_GPT_PREFIX = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """A finished release folder.
+
+    Attributes:
+        folder: where it is.
+        document: its golden document.
+        notes: what the composition found worth telling.
+        throwaway_key: nobody holds the key that signed it.
+    """
+
+    folder: Path
+    document: GoldenDocument
+    notes: tuple[str, ...]
+    throwaway_key: bool
+
+
+def build(
+    recipe: Recipe,
+    lock: Lock,
+    *,
+    store: Store,
+    out: Path,
+    keys: Sequence[PrivateKey] = (),
+    qcow2: bool = False,
+    accept: bool = False,
+    reporter: Reporter = SILENT,
+) -> Release:
+    """Build a release; every archive of ``lock`` is already in ``store``.
+
+    Args:
+        recipe: what to build.
+        lock: its inputs.
+        store: where they are.
+        out: the release folder; replaced as a whole, and only when everything succeeded.
+        keys: who signs; none means a throw-away key.
+        qcow2: also write disk.qcow2.
+        accept: write the values to the recipe's golden.json instead of comparing with it.
+        reporter: hears of every phase.
+
+    Raises:
+        LockError: the lock is stale, or the Python packages that write bytes have other versions.
+        GoldenMismatchError: the values differ from the committed ones.
+        BuilderError: anything else that stands in the way.
+    """
+    check_lock(recipe, lock)
+    check_python(lock)
+    with reporter.phase("toolbox"):
+        tools = unpack_toolbox(lock, store)
+        builds = firmware(recipe, lock, store)
+    out = out.absolute()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as name:
+        work, folder = Path(name), Path(name) / "release"
+        folder.mkdir()
+        with reporter.phase("compose"):
+            kernel = _kernel(lock, store)
+            trees, notes = _compose(recipe, lock, kernel, store=store, tools=tools, work=work)
+        with reporter.phase("root file system"):
+            identity = root_identity(recipe.name, recipe.version)
+            erofs = build_erofs(trees["root"], uuid=identity.erofs_uuid, tools=tools, workdir=work)
+        with reporter.phase("verity"):
+            verity = format_verity(erofs, identity=identity, tools=tools, workdir=work)
+        with reporter.phase("initrd"):
+            initrd = write_initrd(trees["initrd"], source_date_epoch=lock.source_date_epoch)
+        with reporter.phase("unified kernel image"):
+            linux = kernel_image(kernel.entries)
+            uki = build_uki(
+                linux.image,
+                initrd,
+                command_line=" ".join((*recipe.command_line, f"roothash={verity.root_hash}")),
+                os_release=bytes(trees["root"]["/etc/os-release"].content).decode(),
+                uname=linux.release,
+                root_hash=verity.root_hash,
+                tools=tools,
+                workdir=folder,
+            )
+            image = uki.read_bytes()
+        with reporter.phase("disk"):
+            ids = identify(verity, uki)
+            esp = build_esp(uki, volume_id=ids.fat_volume, tools=tools, workdir=work)
+            disk = assemble_disk(esp, verity, identity=ids, output=folder / "disk.raw")
+            published = [uki, disk]
+            if qcow2:
+                published.append(convert_qcow2(disk, output=folder / "disk.qcow2", tools=tools))
+            with disk.open("rb") as file:
+                table = gpt.parse(file.read(_GPT_PREFIX))
+            (folder / "lock.json").write_bytes(dump_lock(lock))
+            outputs = [output_of(path) for path in (*published, folder / "lock.json")]
+        with reporter.phase("predict"):
+            predictions = [
+                predict_launch(launch, uki=image, disk=table, tools=tools, store=store)
+                for launch in launches(recipe.platforms, builds)
+            ]
+        with reporter.phase("sign"):
+            document = golden_document(recipe, lock, outputs=outputs, predictions=predictions)
+            check_committed(document, recipe.golden_path, scratch=lock.scratch, accept=accept)
+            (folder / "golden.json").write_bytes(to_pretty(document))
+            sign_release(document, keys, folder)
+            manifest = manifest_of(
+                recipe,
+                lock,
+                outputs=[*outputs, output_of(folder / "golden.json")],
+                parts=[*uki_parts(image, uki.name), *disk_parts(disk, table, image)],
+                contents={name: _shares(tree) for name, tree in trees.items()},
+                toolbox=tools.versions,
+            )
+            (folder / "manifest.json").write_bytes(dump(manifest))
+        publish(folder, out)
+    return Release(folder=out, document=document, notes=notes, throwaway_key=not keys)
+
+
+def _kernel(lock: Lock, store: Store) -> KernelPackage:
+    (archive,) = lock.members("kernel")
+    (package,) = open_members((archive,), store, recipe=lock.recipe)
+    return KernelPackage(archive=archive, entries=tuple(package.entries()))
+
+
+def _compose(
+    recipe: Recipe, lock: Lock, kernel: KernelPackage, *, store: Store, tools: Tools, work: Path
+) -> tuple[dict[str, Tree], tuple[str, ...]]:
+    trees, notes = {}, []
+    for name in ("root", "initrd"):
+        archives = lock.members(name)
+        packages = [
+            (archive, package.entries())
+            for archive, package in zip(
+                archives, open_members(archives, store, recipe=recipe.name), strict=True
+            )
+        ]
+        composition = compose(
+            recipe.layer(name), packages, recipe.files[name], kernel, tools=tools, workdir=work
+        )
+        trees[name] = composition.tree
+        notes += [f"{name}: {note}" for note in composition.notes]
+    return trees, tuple(notes)
+
+
+def _shares(tree: Tree) -> tuple[Share, ...]:
+    return tuple(
+        Share(name=share.name, version=share.version, files=share.files, size=share.size)
+        for share in summarise(tree)
+    )

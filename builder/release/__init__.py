@@ -1,0 +1,1 @@
+"""From built files to a release folder: manifest, golden document, signatures, publication."""
