@@ -24,6 +24,8 @@ from measurements.errors import FormatError
 MAX_MODULE = 512 << 20
 _XZ_MEMORY = 256 << 20
 _MODULES = "/usr/lib/modules"
+_LIBRARIES = "/usr/lib/x86_64-linux-gnu"
+_DECOMPRESSORS = {".xz": "liblzma.so.5", ".zst": "libzstd.so.1"}
 _SUFFIXES = (".ko", ".ko.xz", ".ko.zst")
 #: depmod reads these beside the modules; all else it writes.
 _DEPMOD_INPUTS = ("modules.builtin", "modules.builtin.modinfo", "modules.order")
@@ -126,9 +128,11 @@ def install_modules(
     available = {
         name: path for path in files if path.startswith(f"{folder}/") and (name := _module_name(path))
     }
-    builtin = _builtin(files.get(f"{folder}/modules.builtin"))
+    builtin = _builtin(*(files.get(f"{folder}/{name}") for name in _DEPMOD_INPUTS[:2]))
     findings = Findings()
     chosen = _close(wanted, files, available, builtin, findings)
+    findings.raise_errors(f"kernel modules of {kernel.archive.name}")
+    _check_compression(tree, chosen.values(), files.get(f"/boot/config-{release}"), findings)
     findings.raise_errors(f"kernel modules of {kernel.archive.name}")
     origin = package_origin(kernel.archive)
     for module in chosen.values():
@@ -255,6 +259,22 @@ def _unxz(data: memoryview) -> bytes:
     return content
 
 
+def _check_compression(
+    tree: Tree, modules: Iterable[_Module], config: Entry | None, findings: Findings
+) -> None:
+    """Find compressed modules that neither the kernel nor a library of the tree can decompress."""
+    if config is not None and b"\nCONFIG_MODULE_DECOMPRESS=y\n" in bytes(config.content):
+        return
+    for module in modules:
+        library = _DECOMPRESSORS.get(Path(module.path).suffix)
+        if library and tree.resolve(f"{_LIBRARIES}/{library}") is None:
+            findings.error(
+                f"{module.path} is compressed, the kernel lacks CONFIG_MODULE_DECOMPRESS, and libkmod's {library} "
+                "is not in the tree",
+                hint=f"add the package of {library}, or keep it",
+            )
+
+
 def _run_depmod(
     release: str,
     modules: Iterable[_Module],
@@ -281,11 +301,17 @@ def _run_depmod(
         return {path.name: path.read_bytes() for path in written}
 
 
-def _builtin(entry: Entry | None) -> frozenset[str]:
-    if entry is None:
-        return frozenset()
-    lines = bytes(entry.content).decode("utf-8", "replace").splitlines()
-    return frozenset(_module_name(line) for line in lines)
+def _builtin(paths: Entry | None, modinfo: Entry | None) -> frozenset[str]:
+    """Return the names of what is built in, aliases included (kbuild, "modules.builtin")."""
+    names: set[str] = set()
+    if paths is not None:
+        names.update(map(_module_name, bytes(paths.content).decode("utf-8", "replace").splitlines()))
+    if modinfo is not None:
+        for record in bytes(modinfo.content).split(b"\0"):
+            key, equals, value = record.partition(b"=")
+            if equals and key.endswith(b".alias"):
+                names.add(_normal(value.decode("utf-8", "replace")))
+    return frozenset(names)
 
 
 def _module_name(path: str) -> str:
