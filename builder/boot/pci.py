@@ -1,6 +1,7 @@
 """Where OVMF puts 64-bit PCI BARs on a q35 machine: the window, and the order inside it.
 
-The window's base and the BARs' extent stand in the DSDT (the root bridge's 64-bit _CRS), so PCR 1 depends on them.
+The window's base and the BARs' extent stand in the DSDT (the root bridge's 64-bit _CRS), so PCR 1 depends on
+them.
 """
 
 from __future__ import annotations

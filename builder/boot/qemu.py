@@ -1,8 +1,8 @@
 """The virtual machine: the one place that decides which devices it has, and in which slots.
 
-ACPI tables depend on every device, slot and property, and PCR 1 on the ACPI tables: so the machine that boots and the
-machine whose tables are read for a prediction (`builder.boot.qtest`) get their arguments here, and differ only in
-where their backends lead (`Wiring`).
+ACPI tables depend on every device, slot and property, and PCR 1 on the ACPI tables: so the machine that boots
+and the machine whose tables are read for a prediction (`builder.boot.qtest`) get their arguments here, and
+differ only in where their backends lead (`Wiring`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ EVIDENCE_PORT_NAME = "org.goldsmith.evidence.0"
 #: The first bus address behind the boot disk that this module leaves to `Machine.devices`.
 FREE_SLOT = 0x04
 
-#: Address width and vendor decide where firmware puts 64-bit BARs (edk2 PlatformInitLib), hence ACPI, hence PCR 1;
-#: left open, KVM would take both from the host.
+#: Address width and vendor decide where firmware puts 64-bit BARs (edk2 PlatformInitLib), hence ACPI, hence
+#: PCR 1; left open, KVM would take both from the host.
 CPU_VENDOR = "AuthenticAMD"
 PHYSICAL_ADDRESS_BITS = 40
 
-_DISK_SLOT, _SERIAL_SLOT, _NETWORK_SLOT = 0x01, 0x02, 0x03
+#: The boot disk's address on bus 0; its boot option names it.
+DISK_SLOT = 0x01
+_SERIAL_SLOT, _NETWORK_SLOT = 0x02, 0x03
 _MAC = "52:54:00:12:34:56"
 
 
@@ -39,9 +41,9 @@ class Wiring:
         disk: disk image to boot or to serve the root from, never written to; `None` for an empty medium.
         uki: what `-kernel` loads; `None` on a disk boot.
         console: QEMU chardev of the serial console ("stdio", "null").
-        qmp: socket that QEMU's monitor listens on.
         evidence: socket that the evidence port listens on.
         forward: (host port on 127.0.0.1, guest port) reachable over the network.
+        memory: file that holds the guest's RAM, for reading it from outside.
     """
 
     tpm: Path
@@ -49,9 +51,9 @@ class Wiring:
     disk: Path | None = None
     uki: Path | None = None
     console: str = "null"
-    qmp: Path | None = None
     evidence: Path | None = None
     forward: tuple[int, int] | None = None
+    memory: Path | None = None
 
 
 def qemu_arguments(
@@ -61,7 +63,6 @@ def qemu_arguments(
     wiring: Wiring,
     *,
     accelerator: str,
-    disk: bool = True,
 ) -> list[str]:
     """Return QEMU's arguments without the program.
 
@@ -71,7 +72,6 @@ def qemu_arguments(
         boot: disk or `-kernel`.
         wiring: the host's side of every backend.
         accelerator: for `-accel` ("kvm", "tcg,thread=multi").
-        disk: whether the machine has its disk at all; calibration boots firmware without one.
 
     Raises:
         UsageError: a direct boot without a UKI.
@@ -81,7 +81,7 @@ def qemu_arguments(
         "-no-user-config",
         "-no-reboot",
         "-display", "none",
-        # Without SMM: the firmware builds in use have none. Without the VMware port: it exists for other guests.
+        # Without SMM: the firmware builds in use have none. Without the VMware port: for other guests.
         "-machine", f"{machine.type},smm=off,vmport=off",
         "-accel", accelerator,
         "-cpu", f"{machine.cpu},vendor={CPU_VENDOR},phys-bits={PHYSICAL_ADDRESS_BITS},host-phys-bits=off",
@@ -95,26 +95,27 @@ def qemu_arguments(
         "-chardev", f"{wiring.console},id=console",
         "-serial", "chardev:console",
     ]  # fmt: skip
-    if disk:
-        arguments += _disk(wiring.disk)
+    arguments += _disk(wiring.disk)
     arguments += _serial_port(wiring.evidence)
     arguments += _network(wiring.forward)
     for device in machine.devices:
         arguments += ["-device", device]
+    if wiring.memory is not None:
+        size = f"size={machine.memory_mib}M"
+        arguments += [
+            "-object", f"memory-backend-file,id=ram,mem-path={_escape(wiring.memory)},share=on,{size}",
+            "-machine", "memory-backend=ram",
+        ]  # fmt: skip
     if boot is BootPath.DIRECT:
         if wiring.uki is None:
             raise UsageError("a direct boot needs a UKI to give to -kernel, and got none")
         arguments += ["-kernel", str(wiring.uki)]
-    if wiring.qmp is not None:
-        arguments += [
-            "-chardev", f"socket,id=qmp,path={_escape(wiring.qmp)},server=on,wait=off",
-            "-mon", "chardev=qmp,mode=control",
-        ]  # fmt: skip
     return arguments
 
 
 def _disk(image: Path | None) -> list[str]:
-    # snapshot=on: the guest may write, into a temporary file that QEMU unlinks at once; the image is opened read only.
+    # snapshot=on: what the guest writes goes to a temporary file that QEMU unlinks at once; the image itself is
+    # opened read only.
     source = (
         f"if=none,id=disk,format=raw,snapshot=on,file={_escape(image)}"
         if image is not None
@@ -122,7 +123,7 @@ def _disk(image: Path | None) -> list[str]:
     )
     return [
         "-drive", source,
-        "-device", f"virtio-blk-pci,drive=disk,addr=0x{_DISK_SLOT:02x},disable-legacy=on",
+        "-device", f"virtio-blk-pci,drive=disk,addr=0x{DISK_SLOT:02x},disable-legacy=on",
     ]  # fmt: skip
 
 

@@ -1,12 +1,14 @@
 """What firmware would read from QEMU's fw_cfg, without running a guest: over QEMU's test protocol.
 
-The unmodified QEMU that boots releases starts with the same devices and stopped vCPUs; this module programs what OVMF
-programs before it reads ACPI, because QEMU builds the tables at their first selection. Protocol: QEMU
-docs/devel/testing/qtest; interface: docs/specs/fw_cfg; chipset: Intel 316966 (Q35 MCH) and 316972 (ICH9).
+The unmodified QEMU that boots releases starts with the same devices and stopped vCPUs; this module programs
+what OVMF programs before it reads ACPI, because QEMU builds the tables at their first selection. Protocol:
+QEMU docs/devel/testing/qtest; interface: docs/specs/fw_cfg; chipset: Intel 316966 (Q35 MCH), 316972 (ICH9).
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import struct
 import tempfile
@@ -21,13 +23,13 @@ from builder.boot.swtpm import software_tpm
 from builder.errors import BootError
 from builder.tools import PIPE, Process, Tools, last_lines
 from measurements.errors import NotPredictableError
+from measurements.platforms.qemu import LOADER_FILE, RSDP_FILE, TABLES_FILE, TPM_LOG_FILE, AcpiBlobs
 from measurements.prediction import BootPath
 
 #: MMCONFIG base that edk2 >= 202305 programs (commit 82c1aa87f9; 0xb0000000 before).
 PCIEXBAR = 0xE0000000
 
-_TABLE_LOADER, _RSDP, _TABLES = "etc/table-loader", "etc/acpi/rsdp", "etc/acpi/tables"
-_SMBIOS, _BOOT_ORDER, _TPM_LOG = "etc/smbios/smbios-tables", "bootorder", "etc/tpm/log"
+_SMBIOS, _BOOT_ORDER = "etc/smbios/smbios-tables", "bootorder"
 _RAM_MAP, _RESERVED_END = "etc/e820", "etc/reserved-memory-end"
 #: Files by which a host can move OVMF's 64-bit window in ways that `pci.mmio64_base` does not compute.
 _WINDOW_OVERRIDES = ("etc/hardware-info", "opt/ovmf/X-PciMmio64Mb")
@@ -37,8 +39,6 @@ _DESCRIPTOR, _BUFFER = 0x1000, 0x200000  # guest RAM nobody uses: no vCPU runs
 _FW_CFG_DMA_HIGH, _FW_CFG_DMA_LOW = 0x514, 0x518
 _FW_CFG_DIRECTORY = 0x19
 _FW_CFG_READ_SELECTED = 2 | 8
-_LOADER_COMMAND = 128
-_LOADER_ALLOCATE = 1
 
 _LPC = (0x1F, 0)
 _HOST_BRIDGE = (0, 0)
@@ -48,25 +48,59 @@ _MULTIFUNCTION, _BRIDGE = 0x80, 0x01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FwCfgTables:
-    """What firmware measures or hands on from fw_cfg; each field is one file's bytes.
+    """What firmware measures or hands on from fw_cfg.
 
     Attributes:
-        table_loader: ``etc/table-loader``.
-        rsdp: ``etc/acpi/rsdp``.
-        tables: ``etc/acpi/tables``.
-        tpm_log: ``etc/tpm/log``; `None` on a machine without a TPM.
-        smbios_tables: ``etc/smbios/smbios-tables``, without OVMF's own type 0.
+        acpi: the ACPI blobs.
+        smbios: ``etc/smbios/smbios-tables``, without OVMF's own type 0.
         bootorder: ``bootorder``; `None` where QEMU has no preference.
-        alloc_order: the files that table-loader's ALLOCATE commands name, in their order.
     """
 
-    table_loader: bytes
-    rsdp: bytes
-    tables: bytes
-    tpm_log: bytes | None
-    smbios_tables: bytes
+    acpi: AcpiBlobs
+    smbios: bytes
     bootorder: bytes | None
-    alloc_order: tuple[str, ...]
+
+    def save(self, folder: Path) -> None:
+        """Write one file per blob into ``folder``, which is created."""
+        folder.mkdir()
+        blobs = {
+            "table-loader": self.acpi.table_loader,
+            "rsdp": self.acpi.rsdp,
+            "tables": self.acpi.tables,
+            "tpm-log": self.acpi.tpm_log,
+            "smbios-tables": self.smbios,
+            "bootorder": self.bootorder,
+        }
+        for name, blob in blobs.items():
+            if blob is not None:
+                (folder / name).write_bytes(blob)
+
+    @classmethod
+    def load(cls, folder: Path) -> FwCfgTables:
+        """Read back what `save` wrote."""
+
+        def optional(name: str) -> bytes | None:
+            path = folder / name
+            return path.read_bytes() if path.exists() else None
+
+        return cls(
+            acpi=AcpiBlobs(
+                table_loader=(folder / "table-loader").read_bytes(),
+                rsdp=(folder / "rsdp").read_bytes(),
+                tables=(folder / "tables").read_bytes(),
+                tpm_log=optional("tpm-log"),
+            ),
+            smbios=(folder / "smbios-tables").read_bytes(),
+            bootorder=optional("bootorder"),
+        )
+
+
+def tables_key(tools: Tools, machine: Machine, boot: BootPath, *, pciexbar: int = PCIEXBAR) -> str:
+    """Return a digest (64 hex digits) of everything that `machine_tables` depends on, for a cache."""
+    firmware = Firmware(name="", package="", version="", code=Path("code"), variables=Path("variables"))
+    wiring = Wiring(tpm=Path("tpm"), variables=Path("variables"), uki=Path("uki"))
+    arguments = qemu_arguments(machine, firmware, boot, wiring, accelerator="tcg")
+    return hashlib.sha256(json.dumps([tools.digest, pciexbar, arguments]).encode()).hexdigest()
 
 
 def machine_tables(
@@ -131,25 +165,15 @@ def _read_tables(qtest: _Qtest, pciexbar: int) -> FwCfgTables:
     )
     _program_chipset(qtest, pciexbar)
     _program_devices(qtest, base)
-    loader = read(_TABLE_LOADER)
     return FwCfgTables(
-        table_loader=loader,
-        rsdp=read(_RSDP),
-        tables=read(_TABLES),
-        tpm_log=read(_TPM_LOG) if _TPM_LOG in files else None,
-        smbios_tables=read(_SMBIOS),
+        acpi=AcpiBlobs(
+            table_loader=read(LOADER_FILE),
+            rsdp=read(RSDP_FILE),
+            tables=read(TABLES_FILE),
+            tpm_log=read(TPM_LOG_FILE) if TPM_LOG_FILE in files else None,
+        ),
+        smbios=read(_SMBIOS),
         bootorder=(read(_BOOT_ORDER) or None) if _BOOT_ORDER in files else None,
-        alloc_order=_allocations(loader),
-    )
-
-
-def _allocations(loader: bytes) -> tuple[str, ...]:
-    """Return the files of ALLOCATE commands (QEMU hw/acpi/bios-linker-loader.c: u32 1, name[56], …)."""
-    commands = (loader[at : at + _LOADER_COMMAND] for at in range(0, len(loader), _LOADER_COMMAND))
-    return tuple(
-        command[4:60].rstrip(b"\0").decode("ascii")
-        for command in commands
-        if struct.unpack_from("<I", command)[0] == _LOADER_ALLOCATE
     )
 
 

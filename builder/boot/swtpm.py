@@ -17,7 +17,7 @@ _POLL = 0.01
 
 
 def manufacture(tools: Tools, folder: Path) -> str:
-    """Make a TPM's state in ``folder`` and return the public half (PEM) of the attestation key its guest will use.
+    """Make a TPM's state in ``folder`` and return the attestation key (public, PEM) its guest will use.
 
     The TPM is shut down again: what a guest finds later is a TPM after reset, its PCRs zero.
 

@@ -1,8 +1,8 @@
-"""The host's side of the TPM: the key that the guest's evidence service will sign with, before the guest runs.
+"""The host's side of the TPM: the key that the evidence service will sign with, before the guest runs.
 
-A primary key follows from the hierarchy's seed and the template alone (TCG TPM 2.0 Library 1.59, Part 1, 27.6.3), so
-whoever owns the TPM's state can make the same key and pin its public half: that is the verifier's trust in a software
-TPM. The template is that of recipes/common/evidence/tpm.py (docs/evidence-service.md).
+A primary key follows from the hierarchy's seed and the template alone (TCG TPM 2.0 Library 1.59, Part 1,
+27.6.3), so whoever owns the TPM's state can make the same key and pin its public half: that is the verifier's
+trust in a software TPM. The template is that of recipes/common/evidence/tpm.py (docs/evidence-service.md).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def attestation_key_pem(connection: socket.socket) -> str:
 
 
 def shut_down(connection: socket.socket) -> None:
-    """Tell the TPM that power goes (TPM2_Shutdown, TPM_SU_CLEAR), so that the next start is an orderly one."""
+    """Tell the TPM that power goes (TPM2_Shutdown, TPM_SU_CLEAR), so that the next start is orderly."""
     _command(connection, 0x8001, _SHUTDOWN, struct.pack(">H", 0))
 
 
