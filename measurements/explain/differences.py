@@ -150,7 +150,7 @@ def _explanation(
     if expected is not None and actual is not None:
         kind, cause = Kind.DIFFERS, expected.cause
         text = (
-            f"{cause} differs{_hint(cause)}: event {expected.description!r} is predicted as "
+            f"{cause} differs{_hint(register, cause)}: event {expected.description!r} is predicted as "
             f"{bank} {predicted}, "
             f"the machine measured {measured or 'nothing in this bank'} ({actual.text})"
             f"{_detail(expected, actual)}"
@@ -158,7 +158,7 @@ def _explanation(
     elif expected is not None:
         kind, cause = Kind.MISSING, expected.cause
         text = (
-            f"{cause} was not measured{_hint(cause)}: event {expected.description!r} ({bank} {predicted}) is "
+            f"{cause} was not measured{_hint(register, cause)}: event {expected.description!r} ({bank} {predicted}) is "
             "missing from the machine's log"
         )
     else:
@@ -180,10 +180,17 @@ def _explanation(
     )
 
 
-def _hint(cause: str) -> str:
-    if ".cmdline" in cause or "command line" in cause:
+_HINTS = {
+    1: " (the VM's shape: processors, memory, devices, boot options, or QEMU's version)",
+    5: " (the disk's GPT, or the course of the boot)",
+    7: " (Secure Boot state or keys)",
+}
+
+
+def _hint(register: int, cause: str) -> str:
+    if ".cmdline" in cause:
         return " (the command line carries the root hash: another root file system is another command line)"
-    return ""
+    return _HINTS.get(register, "")
 
 
 def _detail(expected: Event, actual: ObservedEvent) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from importlib import resources
 
+from measurements.golden.assemble import document_from
 from measurements.golden.compare import Difference, compare
 from measurements.golden.model import (
     FORMAT,
@@ -19,7 +20,6 @@ from measurements.golden.model import (
     Inputs,
     Output,
     Validity,
-    document_from,
 )
 from measurements.golden.read import parse, parse_value
 from measurements.golden.write import to_canonical, to_pretty, to_value

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 
 from measurements.errors import FormatError, LimitError
-from measurements.events import Event, HashAlgorithm, RegisterPrediction, Sequence
+from measurements.events import Event, HashAlgorithm
 from measurements.prediction import Prediction
 
 #: First name of the document; another major version is another format.
@@ -173,66 +174,6 @@ class GoldenDocument:
         raise FormatError(f"the document has no launch shape {shape!r}; it has {known}")
 
 
-def document_from(
-    *,
-    image: ImageIdentity,
-    source_date_epoch: int,
-    validity: Validity,
-    inputs: Inputs,
-    outputs: Iterable[Output],
-    calculator: Calculator,
-    predictions: Iterable[Prediction],
-) -> GoldenDocument:
-    """Assemble a document: sort the outputs, group the shapes by platform, drop event data over the limit.
-
-    Raises:
-        FormatError: two shapes or outputs share a name, the events carry different banks, or a text is empty
-            or of the wrong form.
-        LimitError: more of something than the format holds.
-    """
-    shapes = list(predictions)
-    order = list(dict.fromkeys(prediction.shape.platform for prediction in shapes))
-    shapes.sort(key=lambda prediction: order.index(prediction.shape.platform))
-    return GoldenDocument(
-        image=image,
-        source_date_epoch=source_date_epoch,
-        validity=validity,
-        inputs=inputs,
-        outputs=tuple(sorted(outputs, key=lambda output: output.name)),
-        calculator=calculator,
-        predictions=tuple(_without_large_data(prediction) for prediction in shapes),
-    )
-
-
-def _without_large_data(prediction: Prediction) -> Prediction:
-    def event(value: Event) -> Event:
-        if value.data is None or len(value.data) <= MAX_EVENT_DATA:
-            return value
-        return Event(
-            register=value.register,
-            type=value.type,
-            digests=value.digests,
-            description=value.description,
-            cause=value.cause,
-        )
-
-    def sequence(value: Sequence) -> Sequence:
-        return Sequence(label=value.label, events=tuple(event(item) for item in value.events))
-
-    def register(value: RegisterPrediction) -> RegisterPrediction:
-        return RegisterPrediction(
-            index=value.index,
-            stability=value.stability,
-            alternatives=tuple(sequence(item) for item in value.alternatives),
-            reason=value.reason,
-            phases=tuple(sequence(item) for item in value.phases),
-        )
-
-    return Prediction(
-        shape=prediction.shape, registers=tuple(register(item) for item in prediction.registers)
-    )
-
-
 def events_of(predictions: Iterable[Prediction]) -> Iterable[Event]:
     """Yield every event of every register, alternative and phase."""
     for prediction in predictions:
@@ -274,6 +215,9 @@ def _check(document: GoldenDocument) -> None:
         raise LimitError(f"outputs: {len(names)}; expected 1 to {MAX_OUTPUTS}")
     if not 1 <= len(document.predictions) <= MAX_SHAPES:
         raise LimitError(f"launch shapes: {len(document.predictions)}; expected 1 to {MAX_SHAPES}")
+    platforms = [prediction.shape.platform for prediction in document.predictions]
+    if len(list(groupby(platforms))) != len(set(platforms)):
+        raise FormatError(f"launch shapes: platforms {platforms}; expected those of one platform together")
     shapes = [prediction.shape.name for prediction in document.predictions]
     if len(set(shapes)) != len(shapes):
         raise FormatError(f"launch shapes: two share one name among {shapes}")

@@ -295,6 +295,15 @@ def test_documents_that_contradict_themselves_cannot_be_made():
         document(replace(prediction(), registers=(replace(prediction().registers[0], index=9),)))
 
 
+def test_texts_that_no_reader_takes_cannot_be_written():
+    register = prediction().registers[0]
+    long = replace(register, reason="x" * (model.MAX_TEXT + 1))
+    with pytest.raises(LimitError, match="reason"):
+        document(replace(prediction(), registers=(long, *prediction().registers[1:])))
+    with pytest.raises(LimitError, match="memory_mib"):
+        document(replace(prediction(), shape=replace(prediction().shape, memory_mib=0)))
+
+
 def test_equal_documents_have_no_difference():
     assert golden.compare(document(), document()) == ()
 
