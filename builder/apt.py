@@ -32,12 +32,12 @@ _HOST_KEYS = re.compile(
 )
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "no_proxy")
 _INSTALLED = re.compile(r"^Inst (?P<name>[a-z0-9][a-z0-9+.-]*)(?::\w+)? \((?P<version>\S+) ")
-_POOL_PATH = re.compile(r"^pool/[A-Za-z0-9+._~/:%-]+\.deb$")
+_POOL_PATH = re.compile(r"pool/[A-Za-z0-9+._~/:%-]+\.deb")
 
 
 def valid_pool_path(path: str) -> bool:
     """Whether ``path`` stays below ``pool/`` and is written plainly."""
-    return bool(_POOL_PATH.match(path)) and not {"", ".", ".."} & set(path.split("/"))
+    return bool(_POOL_PATH.fullmatch(path)) and not {"", ".", ".."} & set(path.split("/"))
 
 
 @dataclass(kw_only=True)

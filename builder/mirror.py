@@ -70,7 +70,7 @@ def _from_one(archive: str) -> Mirrors:
 
 
 def _checked(uri: str) -> str:
-    if not re.match(r"^https?://[^\s/\"';]+[^\s\"';]*$", uri):
+    if not re.fullmatch(r"https?://[^\s/\"';]+[^\s\"';]*", uri):
         raise UsageError(f"expected an http or https address as mirror, got {uri!r}", hint=_HINT)
     return uri.rstrip("/")
 

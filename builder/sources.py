@@ -149,7 +149,7 @@ class HttpSource:
             advance(have if resumed else 0)
             with partial.open("ab" if resumed else "wb") as handle:
                 length = have if resumed else 0
-                for chunk in response.iter_raw(_CHUNK):
+                for chunk in response.iter_raw():
                     length += len(chunk)
                     if length > archive.size:
                         break
