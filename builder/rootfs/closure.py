@@ -6,6 +6,7 @@ import posixpath
 from collections.abc import Mapping
 from dataclasses import replace
 
+from builder.errors import ComposeError
 from builder.recipe.model import Layer
 from builder.rootfs.accounts import Accounts, Needs
 from builder.rootfs.findings import Findings
@@ -31,6 +32,7 @@ def check_closure(tree: Tree, layer: Layer, accounts: Accounts) -> tuple[str, ..
     Raises:
         ComposeError: anything is absent or not allowed; the message lists every problem with both sides.
     """
+    check_loops(tree)
     findings = Findings()
     missing = Missing(layer.missing)
     needs = Needs(accounts)
@@ -47,6 +49,22 @@ def check_closure(tree: Tree, layer: Layer, accounts: Accounts) -> tuple[str, ..
     missing.note_unused(findings)
     findings.raise_errors("the tree does not close")
     return findings.notes
+
+
+def check_loops(tree: Tree) -> None:
+    """Refuse links that never end; every other check follows links and relies on this.
+
+    Raises:
+        ComposeError: a chain of links is longer than the kernel follows (path_resolution(7)).
+    """
+    findings = Findings()
+    for path, node in tree.items():
+        if node.kind is Kind.SYMLINK:
+            try:
+                tree.resolve(path)
+            except ComposeError as error:
+                findings.error(f"{error} ({node.origin} links it to {node.target})")
+    findings.raise_errors("links")
 
 
 def check_links(tree: Tree, missing: Missing, findings: Findings) -> None:

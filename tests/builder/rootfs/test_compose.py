@@ -237,6 +237,10 @@ def test_dangling_links():
     composed({"/etc/mtab": "-> ../proc/self/mounts", "/etc/m": "-> /run/x", "/etc/n": "-> /dev/null"})
 
 
+def test_links_that_never_end():
+    assert "mine 1.0 links it to b" in refused({"/etc/a": "-> b", "/etc/b": "-> a"})
+
+
 @pytest.mark.parametrize(("mode", "bit"), [(0o4755, "setuid"), (0o2755, "setgid")])
 def test_setuid_and_setgid_must_be_named(mode, bit):
     content = {"/usr/bin/x": (b"", mode)}
