@@ -1,13 +1,19 @@
 """A small tree, and the toolbox for the tests that write through its tools."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from builder.errors import FetchError
+from builder.lockfile import read_lock
+from builder.store import Store
+from builder.toolbox import unpack_toolbox
 from builder.tools import Tools
 from builder.tree import Kind, Node, Origin, Tree
 
+BASE = Path(__file__).parents[3] / "recipes" / "base"
 EPOCH = 1_760_000_000
 ORIGIN = Origin(kind="package", name="sample", version="1")
 LONG_DIRECTORY = "/usr/" + "d" * 200
@@ -53,7 +59,15 @@ def tree() -> Tree:
 
 @pytest.fixture(scope="session")
 def tools() -> Tools:
-    root = os.environ.get("GOLDSMITH_TEST_TOOLBOX")
-    if root is None:
-        pytest.skip("no toolbox: name an unpacked one in GOLDSMITH_TEST_TOOLBOX")
-    return Tools(root=Path(root).resolve(strict=True), source_date_epoch=EPOCH)
+    """The toolbox named in GOLDSMITH_TEST_TOOLBOX, else the base recipe's when the store holds it."""
+    if root := os.environ.get("GOLDSMITH_TEST_TOOLBOX"):
+        return Tools(root=Path(root).resolve(strict=True), source_date_epoch=EPOCH)
+    lock = BASE / "lock.json"
+    if not lock.exists():
+        pytest.skip("no toolbox: the base recipe has no lock, and GOLDSMITH_TEST_TOOLBOX names none")
+    try:
+        return replace(
+            unpack_toolbox(read_lock(lock, recipe="base"), Store.default()), source_date_epoch=EPOCH
+        )
+    except FetchError as error:
+        pytest.skip(f"no toolbox: {error}")
