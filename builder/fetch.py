@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ from builder.store import Store
 
 JOBS = 8
 _SHOWN = 5
+
+
+class _StoppedError(Exception):
+    """The user, or a failure elsewhere, ended the downloads; what has arrived stays for the next run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +67,12 @@ def fetch(
     ):
         # The largest first, so that none is left to run alone at the end.
         ordered = sorted(missing, key=lambda item: -item.size)
-        pending = [pool.submit(_bring, archive, store, sources, reporter, phase) for archive in ordered]
+        stop = threading.Event()
+        pending = [pool.submit(_bring, archive, store, sources, reporter, phase, stop) for archive in ordered]
         try:
             results = [done.result() for done in as_completed(pending)]
         except BaseException:
+            stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     failures = [failure for failure in results if failure is not None]
@@ -75,8 +82,18 @@ def fetch(
 
 
 def _bring(
-    archive: Archive, store: Store, sources: Sequence[Source], reporter: Reporter, phase: Phase
+    archive: Archive,
+    store: Store,
+    sources: Sequence[Source],
+    reporter: Reporter,
+    phase: Phase,
+    stop: threading.Event,
 ) -> _Failure | None:
+    def advance(amount: int) -> None:
+        if stop.is_set():
+            raise _StoppedError
+        phase.advance(amount)
+
     tried: list[str] = []
     gone = True
     with store.partial(archive.sha256) as partial:
@@ -89,7 +106,7 @@ def _bring(
                 resumed = partial.exists()
                 phase.detail(f"{archive.name} {archive.version}")
                 try:
-                    source.bring(archive, partial, phase.advance)
+                    source.bring(archive, partial, advance)
                     store.adopt(partial, sha256=archive.sha256, size=archive.size)
                     return None
                 except AbsentError as error:

@@ -13,7 +13,7 @@ from builder.artifacts import Archive, Firmware, Lock
 from builder.debian import DebArchive, open_archive
 from builder.elf import MACHINE_X86_64, is_elf, parse_elf
 from builder.errors import ArchiveError, FetchError
-from builder.recipe import Recipe
+from builder.recipe.model import FirmwareSource
 from builder.store import Store
 from builder.tools import LIBRARY_PATH, Tools
 from builder.tree import Kind
@@ -95,15 +95,15 @@ def unpack_toolbox(lock: Lock, store: Store) -> Tools:
     )
 
 
-def firmware(recipe: Recipe, lock: Lock, store: Store) -> tuple[Firmware, ...]:
-    """Return the recipe's firmware builds, each unpacked into a folder of its own.
+def firmware(sources: Sequence[FirmwareSource], lock: Lock, store: Store) -> tuple[Firmware, ...]:
+    """Return a recipe's firmware builds, each unpacked into a folder of its own.
 
     Raises:
         FetchError: an archive is not in the store.
         ArchiveError: an archive is malformed, or lacks the file that the recipe names.
     """
     found = []
-    for source in recipe.firmware:
+    for source in sources:
         archives = lock.members(f"firmware/{source.name}")
         root = store.derived(
             _FIRMWARE_KIND,
@@ -155,7 +155,9 @@ def unpack(packages: Iterable[DebArchive], target: Path) -> None:
             if entry.kind is Kind.DIRECTORY:
                 directories.add(path)
             elif entry.kind is Kind.SYMLINK:
-                link = _relative(path, entry.target, name)
+                link = _relative(entry.path, entry.target, name)
+                if posixpath.normpath(posixpath.join(posixpath.dirname(path), link)) == path:
+                    continue  # /lib -> usr/lib, when both are the same here
                 if path in files or links.setdefault(path, link) != link:
                     raise ArchiveError(f"{name}: another package ships {path} differently")
             elif entry.kind is Kind.FILE:
@@ -165,16 +167,13 @@ def unpack(packages: Iterable[DebArchive], target: Path) -> None:
                 _write(target, path, entry.content, executable=bool(entry.mode & 0o111))
             else:
                 raise ArchiveError(f"{name}: {path} is a device")
-    for path in directories:
-        if path not in links:
-            (target / path[1:]).mkdir(parents=True, exist_ok=True)
+    for path in sorted(directories - set(links)):
+        (target / path[1:]).mkdir(parents=True, exist_ok=True)
+    _check_not_below_links([*files, *directories, *links], links)
     for path, link in sorted(links.items()):
         place = target / path[1:]
-        if place.is_dir() and not place.is_symlink():
-            continue  # a link beside a directory of another package: usr-merge left-overs such as lib64
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(link)
-    _check_inside(target, [*files, *links], links)
 
 
 def check_libraries(root: Path) -> None:
@@ -224,9 +223,8 @@ def _merged(path: str) -> str:
 
 
 def _relative(path: str, link: str, package: str) -> str:
-    """Return a link's target relative to its place, staying below the root."""
-    folder = posixpath.dirname(path)
-    absolute = link if link.startswith("/") else posixpath.join(folder, link)
+    """Return the target of the link at ``path`` relative to where it is unpacked, staying below the root."""
+    absolute = link if link.startswith("/") else posixpath.join(posixpath.dirname(path), link)
     depth = 0
     for part in absolute.split("/"):
         if part == "..":
@@ -235,16 +233,16 @@ def _relative(path: str, link: str, package: str) -> str:
             depth += 1
         if depth < 0:
             raise ArchiveError(f"{package}: the link {path} -> {link} leaves the root")
-    return posixpath.relpath(_merged(posixpath.normpath(absolute)), folder)
+    return posixpath.relpath(_merged(posixpath.normpath(absolute)), posixpath.dirname(_merged(path)))
 
 
-def _check_inside(target: Path, paths: Iterable[str], links: Iterable[str]) -> None:
-    """Refuse a path whose folder became a link: it would be, or lead, somewhere else than was checked."""
+def _check_not_below_links(paths: Iterable[str], links: Iterable[str]) -> None:
+    """Refuse a path whose folder is a link: it would be, or lead, somewhere else than was checked."""
     taken = set(links)
     for path in paths:
         parent = posixpath.dirname(path)
         while parent != "/":
-            if parent in taken and (target / parent[1:]).is_symlink():
+            if parent in taken:
                 raise ArchiveError(f"{path} lies below {parent}, which another package makes a link")
             parent = posixpath.dirname(parent)
 

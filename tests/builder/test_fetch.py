@@ -296,3 +296,21 @@ def test_sources_from_options_and_environment(tmp_path):
         assert [source.name.split()[0] for source in sources] == ["vault", "mirror", "snapshot"]
     with contextlib.ExitStack() as stack, pytest.raises(UsageError, match="no folder sha256"):
         stack.enter_context(open_sources(InputOptions(vault=Path("/nonexistent")), lock, environment))
+
+
+def test_interruption_ends_the_downloads_and_keeps_what_arrived(server, store, mirror):
+    class Interrupted(BaseException):
+        pass
+
+    class Source:
+        name = "interrupting"
+
+        def bring(self, archive, partial, advance):
+            partial.write_bytes(CONTENT[:100])
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        fetch([archive()], store, [Source()], recipe="r")
+    server.answers[PATH] = ranged
+    fetch([archive()], store, [mirror], recipe="r")
+    assert server.requests == [(PATH, "bytes=100-")]
