@@ -22,6 +22,8 @@ _CREATE_PRIMARY = 0x131  # Part 3, 24.1
 _SHUTDOWN = 0x145  # Part 3, 9.4
 _RH_ENDORSEMENT = 0x4000000B
 _MAX_RESPONSE = 4096
+_ASK_AGAIN = (0x908, 0x90A, 0x922)  # TPM_RC_YIELDED, TESTING, RETRY (Part 2, 6.6.3): self-tests still run
+_ATTEMPTS = 20
 _HEADER = struct.Struct(">HII")
 
 
@@ -55,17 +57,26 @@ def shut_down(connection: socket.socket) -> None:
 
 
 def _command(connection: socket.socket, tag: int, code: int, body: bytes) -> bytes:
-    connection.sendall(_HEADER.pack(tag, _HEADER.size + len(body), code) + body)
+    result = 0
+    for _ in range(_ATTEMPTS):
+        response = _exchange(connection, _HEADER.pack(tag, _HEADER.size + len(body), code) + body)
+        result = _HEADER.unpack_from(response)[2]
+        if result == 0:
+            return response[_HEADER.size :]
+        if result not in _ASK_AGAIN:
+            break
+    raise BootError(f"the software TPM refused command 0x{code:03x} with response code 0x{result:03x}")
+
+
+def _exchange(connection: socket.socket, request: bytes) -> bytes:
+    connection.sendall(request)
     response = b""
     while len(response) < _HEADER.size or len(response) < _HEADER.unpack_from(response)[1]:
         chunk = connection.recv(_MAX_RESPONSE)
         if not chunk or len(response) > _MAX_RESPONSE:
             raise BootError("the software TPM broke off in the middle of an answer")
         response += chunk
-    result: int = _HEADER.unpack_from(response)[2]
-    if result != 0:
-        raise BootError(f"the software TPM refused command 0x{code:03x} with response code 0x{result:03x}")
-    return response[_HEADER.size :]
+    return response
 
 
 def _sized(data: bytes) -> tuple[bytes, bytes]:

@@ -1,9 +1,9 @@
 """Answers one request with evidence: one JSON line in, one JSON line out, then the process ends.
 
-systemd starts one process per connection and hands it everything as open file descriptors (``LISTEN_FDNAMES``), so
-it opens no file or device of its own. Only modules that are built into the interpreter, and ``struct``, are
-imported: the image holds no compiled byte code, and each further module would cost start-up time and room.
-The protocol is docs/evidence-service.md.
+systemd starts one process per connection and hands it everything as open file descriptors
+(``LISTEN_FDNAMES``), so it opens no file or device of its own. Only modules that are built into the
+interpreter, and ``struct``, are imported: the image holds no compiled byte code, and each further module would
+cost start-up time and room. The protocol is docs/evidence-service.md.
 """
 
 import binascii
@@ -12,35 +12,33 @@ import struct
 import sys
 import time
 
-sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # -I leaves out the script's own folder
-import keys  # noqa: E402
-import tpm as tpm2  # noqa: E402
+sys.path.append(__file__.rpartition("/")[0])  # -I leaves out the script's own folder
+import keys
+import tpm as tpm2
 
 FORMAT = "goldsmith-evidence/1"
 REGISTERS = 16  # PCR 0-15; 16 and 23 are for debugging and applications, 17-22 for dynamic launch
 MAX_REQUEST = 512  # bytes of one line, with its end
-MIN_NONCE, MAX_NONCE = (
-    16,
-    64,
-)  # bytes; a TPM2B_DATA takes at least 64 where the TPM has SHA-512 (Part 2, 10.4.3)
+MIN_NONCE, MAX_NONCE = 16, 64  # bytes; TPM2B_DATA holds a digest and its algorithm (Part 2, 10.4.3)
 MAX_EVENT_LOG = 1 << 20
 MAX_USERSPACE_LOG = 1 << 18
 ATTEMPTS = 5
+_CHUNK = 1 << 16
 _IDLE = 0.25  # seconds between looks at a virtio-serial port that no host has opened
 _FIRST_DESCRIPTOR = 3  # sd_listen_fds(3)
+_TRANSIENT = 0x80  # first byte of a transient object's handle (Part 2, 7.2)
 
 
 class RequestError(Exception):
     """The request cannot be answered; the message goes to whoever asked."""
 
 
-def main(wait):
-    """Serve one request on the descriptor named "connection"; ``wait`` keeps looking until a host opens the port."""
-    descriptors = passed_descriptors(os.environ)
+def main(wait: bool) -> None:
+    """Serve one request on the descriptor named "connection"; with ``wait``, once a host opens the port."""
+    descriptors = passed_descriptors(dict(os.environ))
     connection = descriptors["connection"]
     try:
-        nonce = parse_request(read_line(connection, wait))
-        answer = document(nonce, descriptors)
+        answer = document(parse_request(read_line(connection, wait)), descriptors)
     except (RequestError, tpm2.TpmError, OSError, ValueError, struct.error) as error:
         answer = f'{{"error": {quoted(str(error))}}}\n'
     view = memoryview(answer.encode())
@@ -48,14 +46,14 @@ def main(wait):
         view = view[os.write(connection, view) :]
 
 
-def passed_descriptors(environment):
+def passed_descriptors(environment: dict[str, str]) -> dict[str, int]:
     """Return name -> descriptor of what systemd passed."""
     names = environment.get("LISTEN_FDNAMES", "").split(":")
     return {name: _FIRST_DESCRIPTOR + index for index, name in enumerate(names)}
 
 
-def read_line(descriptor, wait=False):
-    """Read up to the first newline. A peer that sends too much, or nothing, is told so."""
+def read_line(descriptor: int, wait: bool = False) -> bytes:
+    """Read up to the first newline, at most `MAX_REQUEST` bytes with it."""
     data = b""
     while b"\n" not in data:
         chunk = os.read(descriptor, MAX_REQUEST - len(data))
@@ -68,19 +66,18 @@ def read_line(descriptor, wait=False):
     return data.partition(b"\n")[0]
 
 
-def parse_request(line):
-    """Return the nonce of ``{"nonce": "<hex>"}``: the only request there is, so no JSON parser is needed."""
-    start, middle, end = line.strip(b" \t\r").partition(b":")
-    value = end.removesuffix(b"}").strip(b" \t")
+def parse_request(line: bytes) -> bytes:
+    """Return the nonce of ``{"nonce": "<hex>"}``: the only request there is, so it needs no JSON parser."""
+    space = b" \t\r"
+    name, colon, rest = line.strip(space).removeprefix(b"{").partition(b":")
+    value = rest.removesuffix(b"}").strip(space)
     text = value[1:-1]
     well_formed = (
-        start.startswith(b"{")
-        and start[1:].strip(b" \t") == b'"nonce"'
-        and middle
-        and end.endswith(b"}")
-        and len(value) >= 2
-        and value.startswith(b'"')
-        and value.endswith(b'"')
+        line.strip(space) == b"{" + name + colon + rest
+        and colon == b":"
+        and rest.endswith(b"}")
+        and name.strip(space) == b'"nonce"'
+        and value == b'"' + text + b'"'
         and all(byte in b"0123456789abcdefABCDEF" for byte in text)
         and len(text) % 2 == 0
         and MIN_NONCE <= len(text) // 2 <= MAX_NONCE
@@ -90,7 +87,7 @@ def parse_request(line):
     return binascii.unhexlify(text)
 
 
-def document(nonce, descriptors):
+def document(nonce: bytes, descriptors: dict[str, int]) -> str:
     """Return the evidence document as one line of JSON."""
     if "tpm" not in descriptors:
         raise RequestError("this machine has no TPM 2.0")
@@ -101,7 +98,7 @@ def document(nonce, descriptors):
     try:
         quotes, event_log, userspace_log = consistent(tpm, handle, nonce, descriptors)
     finally:
-        if handle >> 24 == 0x80:  # transient (Part 2, 7.2)
+        if handle >> 24 == _TRANSIENT:
             tpm.flush(handle)
     certificate_list = ", ".join(quoted(keys.pem("CERTIFICATE", der)) for der in certificates)
     return (
@@ -114,14 +111,16 @@ def document(nonce, descriptors):
     )
 
 
-def consistent(tpm, handle, nonce, descriptors):
-    """Return the quotes and the logs of one moment: nothing was extended between the first read and the last."""
+def consistent(
+    tpm: tpm2.Tpm, handle: int, nonce: bytes, descriptors: dict[str, int]
+) -> tuple[list[str], bytes, bytes | None]:
+    """Return the quotes and the logs of one moment: nothing was extended from the first read to the last."""
     banks = tpm.active_banks()
     for _ in range(ATTEMPTS):
         before = [tpm.read_pcrs(bank, REGISTERS) for bank in banks]
         quotes = [
             quote(tpm2.BANKS[bank], *tpm.quote(handle, nonce, bank, REGISTERS), values)
-            for bank, values in zip(banks, before)
+            for bank, values in zip(banks, before, strict=True)
         ]
         event_log = read_whole(descriptors["eventlog"], MAX_EVENT_LOG)
         userspace = descriptors.get("userspacelog")
@@ -131,33 +130,32 @@ def consistent(tpm, handle, nonce, descriptors):
     raise RequestError("the registers kept changing while they were quoted: ask again")
 
 
-def quote(bank, attest, signature, values):
+def quote(bank: str, attest: bytes, signature: bytes, values: list[bytes]) -> str:
     """Return one quote as JSON."""
+    proof = f'"attest": {encoded(attest)}, "signature": {encoded(signature)}'
     pcrs = ", ".join(f'"{index}": "{value.hex()}"' for index, value in enumerate(values))
-    return f'{{"bank": "{bank}", "attest": {encoded(attest)}, "signature": {encoded(signature)}, "pcrs": {{{pcrs}}}}}'
+    return f'{{"bank": "{bank}", {proof}, "pcrs": {{{pcrs}}}}}'
 
 
-def read_whole(descriptor, limit):
+def read_whole(descriptor: int, limit: int) -> bytes:
     """Return a file's contents from its start, wherever its position stands."""
-    chunks = []
-    size = 0
-    while chunk := os.pread(descriptor, 1 << 16, size):
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > limit:
+    data = b""
+    while chunk := os.pread(descriptor, _CHUNK, len(data)):
+        data += chunk
+        if len(data) > limit:
             raise RequestError(f"a measurement log is larger than {limit} bytes")
-    return b"".join(chunks)
+    return data
 
 
-def encoded(data):
+def encoded(data: bytes) -> str:
     """Return bytes as a JSON string in base64."""
     return f'"{binascii.b2a_base64(data, newline=False).decode()}"'
 
 
-def quoted(text):
-    """Return ASCII text as a JSON string (RFC 8259, 7)."""
-    escapes = {'"': '\\"', "\\": "\\\\", "\n": "\\n"}
-    return f'"{"".join(escapes.get(c, c) if " " <= c <= "~" or c == chr(10) else "?" for c in text)}"'
+def quoted(text: str) -> str:
+    """Return text as a JSON string (RFC 8259, 7); whatever is not printable ASCII or a newline becomes ``?``."""
+    plain = "".join(c if " " <= c <= "~" or c == "\n" else "?" for c in text)
+    return '"' + plain.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
 if __name__ == "__main__":
