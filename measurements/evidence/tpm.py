@@ -47,7 +47,7 @@ class PcrSelection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quote:
-    """A parsed TPMS_ATTEST of type quote (Part 2, 10.12.8 and 10.12.1).
+    """A parsed TPMS_ATTEST of type quote (Part 2, 10.12).
 
     Attributes:
         qualified_signer: name of the key, as the TPM knows it.

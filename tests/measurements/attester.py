@@ -117,7 +117,7 @@ def write_attest(
     registers: set[int] | None = None,
     selected_bank: HashAlgorithm | None = None,
 ) -> bytes:
-    """TPMS_ATTEST of type quote (TPM 2.0 Part 2, 10.12.8)."""
+    """TPMS_ATTEST of type quote (TPM 2.0 Part 2, 10.12)."""
     chosen = set(values) if registers is None else registers
     bits = sum(1 << index for index in chosen).to_bytes(3, "little")
     digest = hashlib.sha256(b"".join(values[index].value for index in sorted(values))).digest()

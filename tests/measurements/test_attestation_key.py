@@ -7,14 +7,18 @@ from attester import (
     AK,
     NOW,
     OTHER_AK,
+    policy,
 )
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 from verifying import failed, run
 
-from measurements.policy import CertificateChain
+from measurements import attestation_key
+from measurements.errors import FormatError
+from measurements.policy import CertificateChain, ExpectedNonce, Policy
 
 
 def certificate(subject, key, issuer, issuer_key, *, ca=False, days=(-1, 1), usage=None, path_length=None):
@@ -37,8 +41,6 @@ def certificate(subject, key, issuer, issuer_key, *, ca=False, days=(-1, 1), usa
 
 
 def pem(value):
-    from cryptography.hazmat.primitives.serialization import Encoding
-
     return value.public_bytes(Encoding.PEM).decode()
 
 
@@ -102,3 +104,42 @@ def test_certificate_under_an_authority_that_may_not_have_any_below():
 def test_certificate_of_a_stranger_root():
     stranger = certificate("root", OTHER_AK, "root", OTHER_AK, ca=True)
     assert list(failed(run_chain(LEAF, MIDDLE, roots=(stranger,)))) == [6]
+
+
+def key_pem(key):
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def test_keys_that_no_trusted_tpm_quotes_with_are_refused():
+    # docs/golden-format.md, 7
+    weak_rsa = rsa.RSAPublicNumbers(65537, (1 << 1023) + 1155).public_key()
+    short = weak_rsa.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    for text, message in (
+        (short, "RSA of 1024 bits"),
+        (key_pem(ed25519.Ed25519PrivateKey.generate()), "Ed25519"),
+        (key_pem(ec.derive_private_key(3, ec.SECP256K1())), "secp256k1"),
+        ("junk", "not a PEM"),
+        ("x" * 20_000, "at most"),
+    ):
+        with pytest.raises(FormatError, match=message):
+            attestation_key.load_attestation_key(text)
+
+
+def test_certificates_that_are_none_are_refused():
+    with pytest.raises(FormatError, match="not PEM"):
+        attestation_key.load_certificates("junk")
+    assert attestation_key.load_certificates(pem(ROOT) + pem(MIDDLE)) == (ROOT, MIDDLE)
+
+
+def test_policies_that_cannot_be_meant_cannot_be_made():
+    with pytest.raises(FormatError, match="time zone"):
+        CertificateChain(roots=(ROOT,), now=NOW.replace(tzinfo=None))
+    with pytest.raises(FormatError, match="time zone"):
+        policy(now=NOW.replace(tzinfo=None))
+    with pytest.raises(FormatError, match="expected 1 to"):
+        CertificateChain(roots=(), now=NOW)
+    for size in (0, 15, 65):
+        with pytest.raises(FormatError, match="16 to 64"):
+            ExpectedNonce(value=bytes(size))
+    with pytest.raises(TypeError):
+        Policy(signers=(), threshold=1, now=None, minimum_svn=0)  # neither nonce nor key has a default
