@@ -1,5 +1,6 @@
 """The guest's evidence service, against a recorded TPM conversation and hostile peers."""
 
+import contextlib
 import json
 import os
 import socket
@@ -26,7 +27,6 @@ from measurements.evidence.tpm import verify_signature
 REPOSITORY = Path(__file__).parents[3]
 SERVICE = REPOSITORY / "recipes/common/evidence"
 sys.path.insert(0, str(SERVICE))
-import contextlib
 
 import evidence  # noqa: E402
 import keys  # noqa: E402
