@@ -238,6 +238,8 @@ class Apt:
             "APT::Architectures": "amd64",
             # apt as root would hand its work to a user that cannot write here; it has no effect otherwise.
             "APT::Sandbox::User": "root" if os.geteuid() == 0 else "",
+            # Newer versions of apt bring another solver, whose choices may differ.
+            "APT::Solver": "internal",
             "APT::Install-Recommends": "false",
             "APT::Install-Suggests": "false",
             "APT::Get::Always-Include-Phased-Updates": "true",
