@@ -156,13 +156,19 @@ def _peifv_mode(volume: bytes, observed: Digests) -> tuple[PeifvMode, tuple[Patc
     if _matches(volume, observed):
         return PeifvMode.FILE, ()
     bank = min(observed, key=lambda each: each.size)
+    view, prefix, hashed = memoryview(volume), hashlib.new(bank.value, usedforsecurity=False), 0
     for offset in _SEARCH:
         if volume[offset : offset + 2] != b"\0\0":
             continue
-        patched = bytearray(volume)
-        patched[offset : offset + 2] = _TIMER_PORT
-        if Digest.of(bank, patched) == observed[bank] and _matches(bytes(patched), observed):
-            return PeifvMode.PATCHED, (Patch(offset=offset, data=_TIMER_PORT),)
+        prefix.update(view[hashed:offset])
+        hashed = offset
+        candidate = prefix.copy()
+        candidate.update(_TIMER_PORT)
+        candidate.update(view[offset + 2 :])
+        if candidate.digest() == observed[bank].value:
+            patched = volume[:offset] + _TIMER_PORT + volume[offset + 2 :]
+            if _matches(patched, observed):
+                return PeifvMode.PATCHED, (Patch(offset=offset, data=_TIMER_PORT),)
     return PeifvMode.CALIBRATE, ()
 
 

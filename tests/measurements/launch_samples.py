@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import lzma
 import struct
 import zlib
@@ -22,12 +23,25 @@ from measurements.platforms.firmware import (
     PeifvMode,
     SmbiosMeasurement,
 )
+from measurements.platforms.qemu import AcpiBlobs
 from measurements.prediction import BootPath
 from measurements.tpm.inputs import TpmInputs
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 _HEADERS = 0x400
 _PE_OFFSET = 0x80
+
+
+def vector(name):
+    """Return the contents of an xz-compressed vector."""
+    return lzma.decompress((VECTORS / name).read_bytes())
+
+
+def acpi(machine):
+    """Return the ACPI blobs of a recorded machine ("alone", "disk")."""
+    names = {"table_loader": "table-loader", "rsdp": "acpi-rsdp", "tables": "acpi-tables"}
+    blobs = {field: vector(f"launches/{machine}.etc-{name}.xz") for field, name in names.items()}
+    return AcpiBlobs(**blobs, tpm_log=bytes(65536))  # QEMU's area for the log is blank at start
 
 
 def pe_image(sections, *, major_image_version=1, certificate=b""):
@@ -38,7 +52,9 @@ def pe_image(sections, *, major_image_version=1, certificate=b""):
     for name, data, *size in sections:
         padded = data + bytes(-len(data) % 0x200)
         virtual = size[0] if size else len(data)
-        table += struct.pack("<8sIIIIIIHHI", name.encode(), virtual, address, len(padded), offset, 0, 0, 0, 0, 0x60000020)
+        table += struct.pack(
+            "<8sIIIIIIHHI", name.encode(), virtual, address, len(padded), offset, 0, 0, 0, 0, 0x60000020
+        )
         body += padded
         offset += len(padded)
         address += max(len(padded), virtual, 1) + 0xFFF & ~0xFFF
@@ -80,9 +96,8 @@ SECTIONS = (
     (".linux", KERNEL),
 )
 #: With the sections that few UKIs have; the profile comes last, so all before it are base.
-EVERY_SECTION = (
+MORE_SECTIONS = (
     (".ucode", b"ucode, 13 b.\n"),
-    (".hwids", b"hwids\0\1\2"),
     *SECTIONS,
     (".profile", b"ID=test\nPRETTY_NAME=profile\n"),
 )
@@ -129,10 +144,21 @@ def volume(name, *files, size=0x10000):
     extended = 72
     body = b""
     for guid, file_type, data in files:
-        body += guid.bytes_le + b"\0\0" + bytes([file_type, 0]) + (24 + len(data)).to_bytes(3, "little") + b"\xf8" + data
+        body += (
+            guid.bytes_le
+            + b"\0\0"
+            + bytes([file_type, 0])
+            + (24 + len(data)).to_bytes(3, "little")
+            + b"\xf8"
+            + data
+        )
         body += b"\xff" * (-len(body) % 8)
     head = bytes(16) + UUID("8c8ce578-8a3d-4f1c-9935-896185c32dd3").bytes_le
-    header = head + struct.pack("<Q4sIHHHBB", size, b"_FVH", 0, 72, 0, 0 if name is None else extended, 0, 2) + bytes(16)
+    header = (
+        head
+        + struct.pack("<Q4sIHHHBB", size, b"_FVH", 0, 72, 0, 0 if name is None else extended, 0, 2)
+        + bytes(16)
+    )
     if name is not None:
         header += name.bytes_le + struct.pack("<I", 20) + bytes(4)
     return (header + body).ljust(size, b"\xff")
@@ -155,7 +181,11 @@ def firmware(*, peifv=None, dxefv=None):
     stream = lzma.compress(section(0x17, peifv) + section(0x17, dxefv), format=lzma.FORMAT_ALONE)
     guided = UUID("ee4e5898-3914-4259-9d6e-dc7bd79403cf").bytes_le + struct.pack("<HH", 24, 1) + stream
     main = volume(None, (UUID("9e21fd93-9c72-4c15-8c4b-e77f1db2d792"), 0x0B, section(2, guided)), size=0x8000)
-    nvram = bytes(16) + UUID("fff12b8d-7696-4c8b-a985-2747075b4f50").bytes_le + struct.pack("<Q4s", 0x1000, b"_FVH")
+    nvram = (
+        bytes(16)
+        + UUID("fff12b8d-7696-4c8b-a985-2747075b4f50").bytes_le
+        + struct.pack("<Q4s", 0x1000, b"_FVH")
+    )
     return nvram.ljust(0x1000, b"\xff") + main
 
 
@@ -177,8 +207,6 @@ PROFILE = FirmwareProfile(
 
 def profile_for(firmware_file, **changes):
     """Return the sample profile for a firmware file."""
-    import hashlib
-
     return replace(PROFILE, sha384=hashlib.sha384(firmware_file).hexdigest(), **changes)
 
 

@@ -46,7 +46,12 @@ def test_volumes_are_found_inside_the_compressed_volume():
 def test_smbios_strings_are_those_behind_the_default_structure():
     # Compilers pad with no-ops; "0f1f4000" before a string reads like "\x1f@" and must not become a part of it.
     image = aligned(
-        utf16("02/02/2022"), TYPE0, utf16("11/08/2025"), utf16("1.2-3"), utf16("Some vendor"), padding=b"\x0f\x1f@\0\x0f\x1f@\0"
+        utf16("02/02/2022"),
+        TYPE0,
+        utf16("11/08/2025"),
+        utf16("1.2-3"),
+        utf16("Some vendor"),
+        padding=b"\x0f\x1f@\0\x0f\x1f@\0",
     )
     assert ovmf.parse(with_smbios(image)).smbios == ovmf.SmbiosStrings(
         vendor="Some vendor", version="1.2-3", release_date="11/08/2025"
@@ -55,7 +60,12 @@ def test_smbios_strings_are_those_behind_the_default_structure():
 
 @pytest.mark.parametrize(
     "strings",
-    [("1.2-3", "Some vendor"), ("11/08/2025", "1.2-3"), ("11/08/2025", "1.2-3", "Some vendor", "one more"), ("2025-11-08", "1.2-3", "V 1")],
+    [
+        ("1.2-3", "Some vendor"),
+        ("11/08/2025", "1.2-3"),
+        ("11/08/2025", "1.2-3", "Some vendor", "one more"),
+        ("2025-11-08", "1.2-3", "V 1"),
+    ],
 )
 def test_other_smbios_layouts_are_not_guessed_at(strings):
     image = aligned(TYPE0, *map(utf16, strings), padding=bytes(8))
@@ -115,7 +125,9 @@ def test_mutated_firmware_raises_nothing_else(data):
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_mutated_volumes_raise_nothing_else(data):
-    volume = bytearray(samples.volume(ovmf.DXEFV, (SMBIOS_DRIVER, 7, samples.section(0x10, TYPE0)), size=0x400))
+    volume = bytearray(
+        samples.volume(ovmf.DXEFV, (SMBIOS_DRIVER, 7, samples.section(0x10, TYPE0)), size=0x400)
+    )
     for _ in range(data.draw(st.integers(1, 6))):
         volume[data.draw(st.integers(0, 0x100))] = data.draw(st.integers(0, 255))
     try:

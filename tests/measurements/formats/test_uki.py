@@ -18,7 +18,9 @@ def test_kind_stub_and_sections():
 
 
 def test_the_first_section_of_a_name_wins_and_empty_ones_do_not_exist():
-    image = uki.parse(samples.uki([(".linux", b"1"), (".osrel", b"a"), (".osrel", b"b"), (".uname", b""), (".uname", b"x")]))
+    image = uki.parse(
+        samples.uki([(".linux", b"1"), (".osrel", b"a"), (".osrel", b"b"), (".uname", b""), (".uname", b"x")])
+    )
     assert image.data(".osrel") == b"a"
     assert ".uname" not in image.sections
 
@@ -26,7 +28,15 @@ def test_the_first_section_of_a_name_wins_and_empty_ones_do_not_exist():
 def test_the_first_profile_overrides_the_base():
     image = uki.parse(
         samples.uki(
-            [(".linux", b"1"), (".cmdline", b"base"), (".osrel", b"o"), (".profile", b"p0"), (".cmdline", b"zero"), (".profile", b"p1"), (".cmdline", b"one")]
+            [
+                (".linux", b"1"),
+                (".cmdline", b"base"),
+                (".osrel", b"o"),
+                (".profile", b"p0"),
+                (".cmdline", b"zero"),
+                (".profile", b"p1"),
+                (".cmdline", b"one"),
+            ]
         )
     )
     assert image.data(".cmdline") == b"zero"
@@ -40,7 +50,9 @@ def test_bytes_beyond_the_file_are_zeros_and_padding_is_left_out():
     assert image.data(".osrel") == b"ab"
 
 
-@pytest.mark.parametrize("text", [b"#### LoaderInfo: systemd-boot 257 ####", b"#### LoaderInfo: systemd-stub v? ####", b""])
+@pytest.mark.parametrize(
+    "text", [b"#### LoaderInfo: systemd-boot 257 ####", b"#### LoaderInfo: systemd-stub v? ####", b""]
+)
 def test_other_magic_is_no_stub_release(text):
     assert uki.parse(samples.uki([(".linux", b"1"), (".sdmagic", text)], stub=None)).stub is None
 
@@ -53,7 +65,12 @@ def test_a_uki_without_kernel_is_an_error(sections):
 
 def test_a_kernel_and_another_loader():
     assert uki.parse(samples.KERNEL).kind is ImageKind.LINUX
-    assert uki.parse(samples.pe_image([(".text", b"x"), (".osrel", b"sd-boot has one"), (".sdmagic", b"systemd-boot")])).kind is ImageKind.FOREIGN
+    assert (
+        uki.parse(
+            samples.pe_image([(".text", b"x"), (".osrel", b"sd-boot has one"), (".sdmagic", b"systemd-boot")])
+        ).kind
+        is ImageKind.FOREIGN
+    )
 
 
 def test_kernel_facts():
