@@ -26,7 +26,7 @@ MAX_CONTROL_FIELDS = 200
 _XZ_MEMORY = 256 << 20
 _ZSTD_WINDOW = 128 << 20
 _CHUNK = 1 << 20
-_CACHE_KIND = "data-tar-1"
+_CACHE_KIND = "data-tar-2"
 
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60
@@ -94,23 +94,15 @@ def open_archive(path: Path, *, cache: Store | None) -> DebArchive:
     else:
         key = cache.digest_of(path) or sha256_file(path)
 
-        def make(target: Path) -> None:
-            with target.open("xb") as handle:
-                _decompress_into(compressed, name, MAX_DATA, label, handle.write)
+        def make(write: Callable[[bytes], object]) -> None:
+            _decompress_into(compressed, name, MAX_DATA, label, write)
 
-        data = _map(cache.derived(_CACHE_KIND, key, make))
+        data = cache.derived_bytes(_CACHE_KIND, key, make)
     return DebArchive(path=path, control=control, scripts=scripts, data=data)
 
 
 def _label(path: Path) -> str:
     return path.name if len(path.name) < 64 else f"archive {path.name[:12]}…"
-
-
-def _map(path: Path) -> memoryview:
-    with path.open("rb") as handle:
-        if handle.seek(0, 2) == 0:
-            return memoryview(b"")
-        return memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _members(raw: memoryview, label: str) -> dict[str, tuple[str, memoryview]]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import mmap
 import os
 import secrets
 import shutil
@@ -183,6 +184,38 @@ class Store:
                 raise
         return target
 
+    def derived_bytes(
+        self, kind: str, key: str, make: Callable[[Callable[[bytes], object]], None]
+    ) -> memoryview:
+        """Return derived bytes as a view of their file, whose content is hashed before it is used.
+
+        The file ends with the SHA-256 of what comes before; a damaged one is removed and made again.
+
+        Args:
+            kind: as in `derived`.
+            key: as in `derived`.
+            make: writes the bytes through the function it is given.
+        """
+
+        def write(target: Path) -> None:
+            digest = hashlib.sha256()
+            with target.open("xb") as handle:
+
+                def put(chunk: bytes) -> None:
+                    digest.update(chunk)
+                    handle.write(chunk)
+
+                make(put)
+                handle.write(digest.digest())
+
+        for _ in range(2):
+            path = self.derived(kind, key, write)
+            view = _map(path)
+            if len(view) >= 32 and hashlib.sha256(view[:-32]).digest() == bytes(view[-32:]):
+                return view[:-32]
+            path.unlink(missing_ok=True)
+        raise FetchError(f"{path}: what was just written reads back differently; is the disk failing?")
+
     def _temporary(self, name: str) -> Path:
         folder = self.root / "temporary"
         folder.mkdir(parents=True, exist_ok=True)
@@ -193,6 +226,13 @@ class Store:
         target.parent.mkdir(parents=True, exist_ok=True)
         source.rename(target)
         sync_directory(target.parent)
+
+
+def _map(path: Path) -> memoryview:
+    with path.open("rb") as handle:
+        if handle.seek(0, os.SEEK_END) == 0:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _flush(path: Path) -> None:

@@ -100,6 +100,27 @@ def test_derived_is_made_once_and_a_failure_leaves_nothing(store):
     assert files(store) == [f"derived/kind/{SHA}/whole"]
 
 
+@pytest.mark.parametrize("damage", [b"", b"short", b"derivet" + hashlib.sha256(b"derived").digest()])
+def test_damaged_derived_bytes_are_made_again(store, damage):
+    calls = []
+
+    def make(write):
+        calls.append(1)
+        write(b"deri")
+        write(b"ved")
+
+    assert bytes(store.derived_bytes("kind", SHA, make)) == b"derived"
+    assert bytes(store.derived_bytes("kind", SHA, make)) == b"derived"
+    assert len(calls) == 1
+    (store.root / "derived/kind" / SHA).write_bytes(damage)
+    assert bytes(store.derived_bytes("kind", SHA, make)) == b"derived"
+    assert len(calls) == 2
+
+
+def test_empty_derived_bytes(store):
+    assert bytes(store.derived_bytes("kind", SHA, lambda write: None)) == b""
+
+
 WORKER = """
 import hashlib, sys
 from pathlib import Path
