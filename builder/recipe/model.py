@@ -10,6 +10,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+VariableName = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_]*$", max_length=64)]
+#: What every JSON reader holds exactly (RFC 8785, section 3.2.2.3).
+SafeInteger = Annotated[int, Field(ge=-(2**53) + 1, le=2**53 - 1)]
 PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$", max_length=128)]
 DebianVersion = Annotated[str, StringConstraints(pattern=r"^[0-9][A-Za-z0-9.+~:-]*$", max_length=128)]
 AbsolutePath = Annotated[str, StringConstraints(pattern=r"^/[^\x00\n]*$", max_length=1024)]
@@ -49,7 +52,9 @@ class Exclude(Model):
     """Paths of packages that are left out of the tree."""
 
     paths: tuple[Glob, ...] = Field(description="globs: * within a component, ** across components")
-    keep: tuple[Glob, ...] = Field(default=(), description="globs that stay, whichever exclusion matches them")
+    keep: tuple[Glob, ...] = Field(
+        default=(), description="globs that stay, whichever exclusion matches them"
+    )
     reason: Reason
 
 
@@ -183,8 +188,8 @@ class Platform(Model):
     cpu: str = Field(default="qemu64", pattern=r"^[A-Za-z0-9_.,+=-]+$")
     firmware: tuple[Name, ...]
     boot: tuple[Literal["disk", "direct"], ...] = ("disk", "direct")
-    memory_mib: tuple[int, ...]
-    vcpus: tuple[int, ...]
+    memory_mib: tuple[Annotated[int, Field(ge=64, le=1 << 24)], ...]
+    vcpus: tuple[Annotated[int, Field(ge=1, le=4096)], ...]
 
 
 class Fragment(Model):
@@ -200,7 +205,9 @@ class Fragment(Model):
     toolbox: Toolbox = Toolbox()
     firmware: tuple[FirmwareSource, ...] = ()
     platforms: tuple[Platform, ...] = ()
-    variables: dict[str, str | int | bool] = Field(default_factory=dict, description="for templates")
+    variables: dict[VariableName, str | SafeInteger | bool] = Field(
+        default_factory=dict, description="for templates"
+    )
     command_line: tuple[str, ...] = Field(default=(), description="joined to the kernel's command line")
 
 

@@ -154,6 +154,9 @@ def _scalar(loader: _Composer, node: yaml.Node, location: Location, label: str) 
             hint="quote it, when text is meant",
         )
     try:
-        return loader.construct_object(node)
+        value = loader.construct_object(node)
+        if isinstance(value, str):
+            value.encode()  # an escape can spell half a character
+        return value
     except (ValueError, OverflowError) as error:
         raise RecipeError(f"{label}:{line}: {spell(location)}: {error}") from error
