@@ -82,8 +82,9 @@ class Signature:
         if self.attributes and self.message_digest != digest:
             raise SignatureError("the Authenticode signature's message digest does not fit its content")
         signed = self.attributes or self.content
-        key, hasher = self.signer.public_key(), _HASHERS[self.digest_algorithm]
+        hasher = _HASHERS[self.digest_algorithm]
         try:
+            key = self.signer.public_key()
             if isinstance(key, rsa.RSAPublicKey):
                 key.verify(self.signature, signed, padding.PKCS1v15(), hasher)
             elif isinstance(key, ec.EllipticCurvePublicKey):
@@ -102,16 +103,14 @@ class Signature:
         edk2 CryptoPkg/Library/BaseCryptLib/Pk/CryptPkcs7VerifyCommon.c: any certificate may be the anchor
         (X509_V_FLAG_PARTIAL_CHAIN), and time is not checked.
         """
-        current = self.signer
-        for _ in range(len(self.certificates) + 1):
+        pending, seen = [self.signer], {self.signer}
+        while pending:
+            current = pending.pop()
             if current == anchor or _issued(anchor, current):
                 return True
-            issuer = next(
-                (each for each in self.certificates if each != current and _issued(each, current)), None
-            )
-            if issuer is None:
-                return False
-            current = issuer
+            issuers = [each for each in self.certificates if each not in seen and _issued(each, current)]
+            seen.update(issuers)
+            pending += issuers
         return False
 
 
@@ -162,7 +161,7 @@ def _parse(data: bytes) -> Signature:
     if certificates is None or signer_infos.tag != _SET:
         raise FormatError("PKCS #7 SignedData has no certificates or no signer")
     content = _content(content_info)
-    known = tuple(_certificates(certificates.body))
+    known = tuple(load_certificate(element.encoded) for element in _children(certificates.body, 1))
     info = _children(_first(signer_infos.body, _SEQUENCE).body, 5)
     # version, issuerAndSerialNumber, digestAlgorithm, [0] authenticated attributes, algorithm, signature
     signer = _signer(info[1], known)
@@ -219,12 +218,19 @@ def _message_digest(body: bytes) -> bytes:
     raise FormatError("PKCS #7 signed attributes hold no message digest")
 
 
-def _certificates(body: bytes) -> Iterator[x509.Certificate]:
-    for element in _children(body, 1):
-        try:
-            yield x509.load_der_x509_certificate(element.encoded)
-        except ValueError as error:
-            raise FormatError(f"certificate in a PE signature does not parse: {error}") from error
+def load_certificate(encoded: bytes) -> x509.Certificate:
+    """Parse a DER certificate with everything of it that is used here.
+
+    Raises:
+        FormatError: it does not parse.
+    """
+    try:
+        certificate = x509.load_der_x509_certificate(encoded)
+        # Parsed on first use; what does not parse must fail here.
+        _ = certificate.subject, certificate.issuer.public_bytes(), certificate.tbs_certificate_bytes
+    except (ValueError, TypeError, x509.InvalidVersion) as error:
+        raise FormatError(f"X.509 certificate does not parse: {error}") from error
+    return certificate
 
 
 def _signer(element: _Element, certificates: tuple[x509.Certificate, ...]) -> x509.Certificate:

@@ -102,10 +102,12 @@ def _certificates(
         if entries.type == CERT_X509:
             for entry in entries.signatures:
                 try:
-                    yield entry, x509.load_der_x509_certificate(entry.data)
-                except ValueError:
-                    # Firmware cannot use it as an anchor either, and goes on.
-                    continue
+                    yield entry, pkcs7.load_certificate(entry.data)
+                except FormatError as error:
+                    # The firmware's parser may be more lenient, and then this entry could be the authority.
+                    raise NotPredictableError(
+                        f"Secure Boot cannot be predicted: db or dbx holds a bad certificate ({error})"
+                    ) from error
 
 
 def _hash_matches(image: PeImage, lists: tuple[efivar.SignatureList, ...]) -> Iterator[Signature]:

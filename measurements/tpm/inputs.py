@@ -32,7 +32,8 @@ class TpmInputs:
         variables: the variable store file (``OVMF_VARS*.fd``); ``None`` for one that holds no variables.
         acpi: QEMU's ACPI blobs for this machine; ``None`` when there is no QEMU to ask.
         smbios: QEMU's ``etc/smbios/smbios-tables``; ``None`` when unknown.
-        boot_devices: devices from which the firmware can boot; ``None`` when unknown.
+        boot_devices: devices from which the firmware can boot; ``None`` when unknown. A virtio-net card without
+            option ROM is none: these builds make no boot option for it.
         profiles: calibrated firmware profiles; they take precedence over the built-in table.
         measures_machine: whether userspace extends PCR 15 (systemd-pcrmachine, systemd-pcrfs).
         banks: PCR banks to predict.

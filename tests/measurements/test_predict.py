@@ -150,7 +150,7 @@ def test_json_form():
     assert "IMA" in registers["10"]["reason"]
     assert len(registers["5"]["alternatives"]) == 2
     assert registers["5"]["value"] == registers["5"]["alternatives"][0]
-    assert list(registers["11"]["phases"])[0] == "enter-initrd"
+    assert next(iter(registers["11"]["phases"])) == "enter-initrd"
     courses = {(each["register"], each["sequence"]): each["events"] for each in value["events"]}
     assert [event["cause"] for event in courses[9, "boot"]] == ["uki .cmdline", "uki .initrd"]
     assert courses[7, "boot"][0]["type"] == "EV_EFI_VARIABLE_DRIVER_CONFIG"

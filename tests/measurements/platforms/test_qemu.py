@@ -1,5 +1,6 @@
 """QEMU's loader script and OVMF's boot options, against blobs and bytes of real machines."""
 
+import contextlib
 import lzma
 import struct
 
@@ -105,7 +106,5 @@ def test_bad_scripts(script, message):
 @settings(max_examples=100)
 @given(st.binary(max_size=600))
 def test_random_scripts_raise_nothing_else(script):
-    try:
+    with contextlib.suppress(FormatError):
         AcpiBlobs(table_loader=script, rsdp=b"r", tables=b"t", tpm_log=b"l").measured()
-    except FormatError:
-        pass
