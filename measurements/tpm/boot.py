@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
 from measurements.errors import FormatError, NotPredictableError
 from measurements.events import (
-    Digest,
-    Digests,
     Event,
     EventType,
     HashAlgorithm,
@@ -19,11 +17,11 @@ from measurements.events import (
     Stability,
     digests_of,
 )
-from measurements.formats import ovmf, uki
+from measurements.formats import ovmf
 from measurements.formats.ovmf import OvmfFirmware
-from measurements.formats.pe import PeImage
 from measurements.formats.uki import BootImage, ImageKind
 from measurements.platforms.firmware import FirmwareProfile, find_profile
+from measurements.tpm.image import ImageFacts, examine_image
 from measurements.tpm.inputs import TpmInputs
 from measurements.tpm.secure_boot import SecureBoot, secure_boot_state
 
@@ -50,9 +48,7 @@ class Boot:
         profile: of the firmware; ``None`` when no profile knows the file.
         firmware: the firmware's volumes; ``None`` when the file is not laid out as OVMF.
         firmware_problem: why ``firmware`` is ``None``.
-        image: the image that the firmware starts.
-        kernel: the kernel inside a UKI; ``None`` for any other image.
-        kernel_version: (major, minor) of the kernel that starts; ``None`` when it does not say.
+        facts: the image that the firmware starts, and its digests.
         secure_boot: state and variables.
     """
 
@@ -60,10 +56,13 @@ class Boot:
     profile: FirmwareProfile | None
     firmware: OvmfFirmware | None = field(repr=False)
     firmware_problem: str | None
-    image: BootImage = field(repr=False)
-    kernel: PeImage | None = field(repr=False)
-    kernel_version: tuple[int, int] | None
+    facts: ImageFacts = field(repr=False)
     secure_boot: SecureBoot = field(repr=False)
+
+    @property
+    def image(self) -> BootImage:
+        """The image that the firmware starts."""
+        return self.facts.image
 
     @property
     def banks(self) -> tuple[HashAlgorithm, ...]:
@@ -129,27 +128,24 @@ def examine(inputs: TpmInputs) -> Boot:
     """
     firmware, problem = None, None
     try:
-        firmware = ovmf.parse(inputs.firmware)
+        firmware = _parse_firmware(inputs.firmware)
     except FormatError as error:
         problem = str(error)
     profile = find_profile(inputs.firmware, inputs.profiles)
-    image = uki.parse(inputs.image)
-    kernel, version = None, None
-    if image.kind is ImageKind.UKI:
-        payload = image.data(".linux")
-        kernel, version = uki.parse_kernel(payload), uki.kernel_version(payload)
-    elif image.kind is ImageKind.LINUX:
-        version = uki.kernel_version(inputs.image)
+    facts = examine_image(inputs.image, inputs.banks)
     return Boot(
         inputs=inputs,
         profile=profile,
         firmware=firmware,
         firmware_problem=problem,
-        image=image,
-        kernel=kernel,
-        kernel_version=version,
-        secure_boot=secure_boot_state(inputs.variables, profile, image, kernel),
+        facts=facts,
+        secure_boot=secure_boot_state(inputs.variables, profile, facts.image, facts.kernel),
     )
+
+
+@functools.lru_cache(maxsize=4)
+def _parse_firmware(firmware: bytes) -> OvmfFirmware:
+    return ovmf.parse(firmware)
 
 
 def separator(boot: Boot, register: int) -> Event:
@@ -175,15 +171,6 @@ def action(boot: Boot, register: int, text: str) -> Event:
         cause="firmware boot sequence",
         data=content,
     )
-
-
-def hash_chunks(chunks: Iterable[bytes | memoryview], banks: Iterable[HashAlgorithm]) -> Digests:
-    """Hash the concatenation of ``chunks`` in one pass for all banks, without joining them."""
-    states = {bank: hashlib.new(bank.value, usedforsecurity=False) for bank in banks}
-    for chunk in chunks:
-        for state in states.values():
-            state.update(chunk)
-    return {bank: Digest(bank, state.digest()) for bank, state in states.items()}
 
 
 def pinned(

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from measurements.errors import NotPredictableError
-from measurements.events import Event, EventType, RegisterPrediction, Stability
+from measurements.events import Digests, Event, EventType, RegisterPrediction, Stability
 from measurements.formats import uki
-from measurements.formats.pe import PeImage
 from measurements.formats.uki import ImageKind
 from measurements.platforms.qemu import NAMED_KERNEL_BLOBS_SINCE, machine_version
 from measurements.prediction import BootPath
@@ -42,22 +41,22 @@ def _events(boot: Boot) -> Iterator[Event]:
     # "-kernel" is loaded by PlatformBootManagerAfterConsole, before the event group ReadyToBoot fires.
     if boot.inputs.boot is BootPath.DIRECT:
         _require_plain_kernel_blob(boot)
-        yield _image(boot, boot.image.image, "image passed with -kernel", "uki")
+        yield _image(boot.facts.authenticode, "image passed with -kernel", "uki")
     yield action(boot, _PCR, _CALLING)
     yield separator(boot, _PCR)
     if boot.inputs.boot is BootPath.DISK:
-        yield _image(boot, boot.image.image, "image at the removable path", "uki")
-    if boot.image.kind is ImageKind.UKI and boot.kernel is not None and _firmware_loads_kernel(boot):
-        yield _image(boot, boot.kernel, "kernel inside the UKI", "uki .linux")
+        yield _image(boot.facts.authenticode, "image at the removable path", "uki")
+    if boot.image.kind is ImageKind.UKI and _firmware_loads_kernel(boot):
+        yield _image(boot.facts.kernel_authenticode, "kernel inside the UKI", "uki .linux")
 
 
-def _image(boot: Boot, image: PeImage, description: str, cause: str) -> Event:
+def _image(digests: Digests, description: str, cause: str) -> Event:
     # SecurityPkg/Library/DxeTpm2MeasureBootLib Tcg2MeasurePeImage: the Authenticode digest. The event field
     # holds the address in memory.
     return Event(
         register=_PCR,
         type=EventType.EFI_BOOT_SERVICES_APPLICATION,
-        digests=image.authenticode_digests(boot.banks),
+        digests=digests,
         description=description,
         cause=cause,
     )
@@ -92,7 +91,7 @@ def _firmware_loads_kernel(boot: Boot) -> bool:
             "firmware "
             "measures the kernel inside is not known"
         )
-    if boot.kernel is not None and not uki.takes_initrd_from_stub(boot.kernel):
+    if boot.facts.kernel is not None and not uki.takes_initrd_from_stub(boot.facts.kernel):
         raise NotPredictableError(
             "not predictable: the kernel is older than Linux 5.8 and started by the EFI handover protocol; "
             "use a newer kernel"

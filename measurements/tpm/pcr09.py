@@ -10,7 +10,7 @@ from measurements.errors import NotPredictableError
 from measurements.events import Event, EventType, RegisterPrediction, Stability
 from measurements.formats.uki import ImageKind
 from measurements.tpm import stub
-from measurements.tpm.boot import Boot, hash_chunks, not_pinned, pinned
+from measurements.tpm.boot import Boot, not_pinned, pinned
 
 _PCR = 9
 #: Linux drivers/firmware/efi/libstub/efi-stub-helper.c efi_measure_tagged_event.
@@ -37,7 +37,7 @@ def _events(boot: Boot) -> Iterator[Event]:
             "not predictable: a kernel without UKI gets its command line and initrd from elsewhere"
         )
     stub.require_known_release(boot.image)
-    version = boot.kernel_version
+    version = boot.facts.kernel_version
     if version is None or version < _MEASURING_KERNEL:
         name = "a kernel that shows no version" if version is None else f"Linux {version[0]}.{version[1]}"
         raise NotPredictableError(
@@ -56,12 +56,11 @@ def _events(boot: Boot) -> Iterator[Event]:
             data=_tagged(*_LOAD_OPTIONS),
         )
     # Linux efi_load_initrd: what LoadFile2 serves, once.
-    chunks = stub.initrd_chunks(boot.image)
-    if any(chunks):
+    if boot.facts.initrd is not None:
         yield Event(
             register=_PCR,
             type=EventType.EVENT_TAG,
-            digests=hash_chunks(chunks, boot.banks),
+            digests=boot.facts.initrd,
             description="Linux initrd",
             cause="uki .initrd",
             data=_tagged(*_INITRD),

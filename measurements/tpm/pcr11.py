@@ -9,7 +9,7 @@ from measurements.errors import NotPredictableError
 from measurements.events import Event, EventType, RegisterPrediction, Sequence, Stability
 from measurements.formats.uki import STUB_SECTIONS, ImageKind
 from measurements.tpm import stub
-from measurements.tpm.boot import Boot, hash_chunks, not_pinned, pinned
+from measurements.tpm.boot import Boot, not_pinned, pinned
 
 _PCR = 11
 _NOT_MEASURED = (".pcrsig",)
@@ -66,7 +66,7 @@ def _sections(boot: Boot) -> Iterator[Event]:
         yield Event(
             register=_PCR,
             type=EventType.IPL,
-            digests=hash_chunks(image.chunks(name), boot.banks),
+            digests=boot.facts.sections[name],
             description=f"section {name}",
             cause=f"uki {name}",
             data=logged,
