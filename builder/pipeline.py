@@ -87,7 +87,7 @@ def build(
     check_python(lock)
     with reporter.phase("toolbox"):
         tools = unpack_toolbox(lock, store)
-        builds = firmware(recipe, lock, store)
+        builds = firmware(recipe.firmware, lock, store)
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as name:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from builder.errors import UsageError
-from measurements.keys import PrivateKey, load_private_key
+from measurements.keys import PrivateKey, PublicKey, load_private_key, load_public_key
 
 _LARGEST_KEY = 64 * 1024
 KEY_VARIABLE = "GOLDSMITH_SIGNING_KEY"
@@ -39,3 +39,8 @@ def signing_keys(paths: list[Path]) -> list[PrivateKey]:
         return [load_private_key(read_limited(path, _LARGEST_KEY), passphrase) for path in paths]
     pem = os.environ.get(KEY_VARIABLE, "")
     return [load_private_key(pem.encode(), passphrase)] if pem else []
+
+
+def public_keys(paths: list[Path]) -> list[PublicKey]:
+    """Load public keys from PEM files."""
+    return [load_public_key(read_limited(path, _LARGEST_KEY)) for path in paths]

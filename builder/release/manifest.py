@@ -63,6 +63,7 @@ class Manifest:
         parts: where the meaningful stretches of the outputs lie.
         platforms: the machines whose registers were predicted.
         firmware: firmware builds by their source packages; their archives stand in lock.json.
+        variables: the recipe's variables, such as the evidence service's port.
         contents: tree name ("root", "initrd") -> who brought what.
         toolbox: package -> version of the tools that wrote the bytes.
     """
@@ -78,6 +79,7 @@ class Manifest:
     parts: tuple[Part, ...]
     platforms: tuple[Platform, ...]
     firmware: tuple[FirmwareSource, ...]
+    variables: Mapping[str, str | int | bool]
     contents: Mapping[str, tuple[Share, ...]]
     toolbox: Mapping[str, str]
 
@@ -104,6 +106,7 @@ def manifest_of(
         parts=tuple(parts),
         platforms=recipe.platforms,
         firmware=recipe.firmware,
+        variables=recipe.variables,
         contents=contents,
         toolbox=toolbox,
     )
@@ -122,6 +125,7 @@ def dump(manifest: Manifest) -> bytes:
         "parts": [asdict(part) for part in manifest.parts],
         "platforms": [platform.model_dump(mode="json") for platform in manifest.platforms],
         "firmware": [source.model_dump(mode="json") for source in manifest.firmware],
+        "variables": dict(manifest.variables),
         "contents": {
             tree: {
                 "files": sum(share.files for share in shares),
@@ -192,6 +196,7 @@ def _parse(value: Any, folder: Path) -> Manifest:
         ),
         platforms=tuple(Platform.model_validate_json(json.dumps(item)) for item in value["platforms"]),
         firmware=tuple(FirmwareSource.model_validate_json(json.dumps(item)) for item in value["firmware"]),
+        variables={str(name): _plain(item) for name, item in value["variables"].items()},
         contents={
             tree: tuple(
                 Share(
@@ -206,6 +211,12 @@ def _parse(value: Any, folder: Path) -> Manifest:
         },
         toolbox={str(name): str(version) for name, version in value["toolbox"].items()},
     )
+
+
+def _plain(value: Any) -> str | int | bool:
+    if not isinstance(value, str | int | bool):
+        raise TypeError(f"a variable is text, a number or a truth value, not {type(value).__name__}")
+    return value
 
 
 def output_of(path: Path) -> Output:

@@ -1,0 +1,267 @@
+"""Boot a release's own bytes, and hold what the machine proves against what was predicted for it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from builder.artifacts import Firmware, Lock, Machine
+from builder.boot.session import BootResult, Transport, boot_session
+from builder.errors import BootError, UsageError
+from builder.launches import Launch, launches, predict_launch
+from builder.progress import SILENT, Reporter
+from builder.release.golden import ENVELOPE
+from builder.release.manifest import Manifest, changed_parts
+from builder.store import Store
+from builder.toolbox import firmware, unpack_toolbox
+from builder.tools import Tools
+from measurements import golden
+from measurements.attestation_key import load_attestation_key
+from measurements.envelope import parse_statement, sign_document, verify_envelope
+from measurements.formats import gpt
+from measurements.keys import KeyAlgorithm, PublicKey, generate
+from measurements.platforms.firmware import FirmwareProfile
+from measurements.policy import ExpectedNonce, PinnedKey, Policy
+from measurements.prediction import BootPath, Prediction
+from measurements.verify import Verdict, verify
+
+NONCE_BYTES = 32
+_GPT_PREFIX = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """How to start a release.
+
+    Attributes:
+        firmware: name of one of the release's builds, or a firmware file; None takes the first build.
+        direct: start the UKI with ``-kernel``.
+        memory_mib: RAM; None takes the first shape's.
+        vcpus: virtual CPUs; None takes the first shape's.
+        debug: boot a copy whose ESP carries the console add-on.
+        transport: how the evidence is fetched.
+        timeout: seconds until the machine must have answered; None takes the session's own.
+        console_log: file that receives the console's bytes.
+    """
+
+    firmware: str | None = None
+    direct: bool = False
+    memory_mib: int | None = None
+    vcpus: int | None = None
+    debug: bool = False
+    transport: Transport = "network"
+    timeout: float | None = None
+    console_log: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """What came of it.
+
+    Attributes:
+        launch: the machine that was started.
+        firmware_sha256: of the firmware file.
+        changed: parts of the release folder that are not what its manifest says.
+        boot: what the machine sent; None when it did not come up.
+        failure: why it did not come up, with the last console lines; None when it did.
+        verdict: None when there was no evidence.
+        published: the values were the release's; otherwise they were predicted for this boot alone.
+    """
+
+    launch: Launch
+    firmware_sha256: str
+    changed: tuple[str, ...]
+    boot: BootResult | None
+    failure: str | None
+    verdict: Verdict | None
+    published: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether the bytes are the release's, the machine came up, and every check holds."""
+        return not self.changed and self.verdict is not None and self.verdict.passed
+
+
+def prove(
+    folder: Path,
+    manifest: Manifest,
+    lock: Lock,
+    trial: Trial,
+    *,
+    keys: Sequence[PublicKey],
+    store: Store,
+    profiles: tuple[FirmwareProfile, ...] = (),
+    reporter: Reporter = SILENT,
+) -> Proof:
+    """Boot the release in ``folder`` and verify its evidence under a fresh nonce.
+
+    Args:
+        folder: the release.
+        manifest: its manifest.
+        lock: its lock; the toolbox and firmware archives are in ``store``.
+        trial: how to start it.
+        keys: who may have signed the golden document.
+        store: where archives and unpacked tools are.
+        profiles: calibrated firmware profiles, for firmware that the release was not predicted for.
+        reporter: hears of every phase.
+
+    Raises:
+        UsageError: the trial names a firmware that is neither a build nor a file.
+        MeasurementError: the golden document's signature does not hold.
+        ToolError: QEMU or swtpm cannot be started.
+    """
+    with reporter.phase("check release"):
+        changed = changed_parts(manifest, folder)
+        envelope = (folder / ENVELOPE).read_bytes()
+        document = parse_statement(verify_envelope(envelope, keys))
+    with reporter.phase("toolbox"):
+        tools = unpack_toolbox(lock, store)
+        launch = _launch(manifest, firmware(manifest.firmware, lock, store), trial)
+    code = launch.firmware.code.read_bytes()
+    shape = _published_shape(document, launch, hashlib.sha256(code).hexdigest())
+    signers = tuple(keys)
+    if shape is None:
+        with reporter.phase("predict"):
+            prediction = _predict(folder, launch, tools=tools, store=store, profiles=profiles)
+        reporter.note(
+            f"{launch.firmware.name} is none of the release's launch shapes; predicted for this boot alone"
+        )
+        own = generate(KeyAlgorithm.ED25519)
+        envelope, signers = (
+            sign_document(replace(document, predictions=(prediction,)), [own]),
+            (own.public(),),
+        )
+        shape = prediction.shape.name
+    nonce = secrets.token_bytes(NONCE_BYTES)
+    boot, failure, verdict = None, None, None
+    try:
+        boot = _boot(folder, manifest, launch, trial, nonce, tools=tools, reporter=reporter)
+    except BootError as error:
+        failure = str(error)
+    else:
+        with reporter.phase("verify"):
+            verdict = verify(
+                envelope,
+                boot.evidence,
+                Policy(
+                    threshold=1,
+                    now=None,
+                    minimum_svn=0,
+                    signers=signers,
+                    nonce=ExpectedNonce(value=nonce),
+                    attestation_key=PinnedKey(key=load_attestation_key(boot.attestation_key)),
+                    image=manifest.name,
+                    shape=shape,
+                ),
+            )
+    return Proof(
+        launch=launch,
+        firmware_sha256=hashlib.sha256(code).hexdigest(),
+        changed=changed,
+        boot=boot,
+        failure=failure,
+        verdict=verdict,
+        published=signers == tuple(keys),
+    )
+
+
+def _launch(manifest: Manifest, builds: tuple[Firmware, ...], trial: Trial) -> Launch:
+    wanted = BootPath.DIRECT if trial.direct else BootPath.DISK
+    known = list(launches(manifest.platforms, builds))
+    if not known:
+        raise UsageError(f"the release {manifest.name} declares no platform to boot on")
+    build = _firmware(builds, trial.firmware) if trial.firmware else known[0].firmware
+    first = next((item for item in known if item.boot is wanted and item.firmware == build), known[0])
+    machine = first.machine
+    return Launch(
+        machine=Machine(
+            type=machine.type,
+            cpu=machine.cpu,
+            memory_mib=trial.memory_mib or machine.memory_mib,
+            vcpus=trial.vcpus or machine.vcpus,
+            devices=machine.devices,
+        ),
+        firmware=build,
+        boot=wanted,
+    )
+
+
+def _firmware(builds: tuple[Firmware, ...], wanted: str) -> Firmware:
+    for build in builds:
+        if build.name == wanted:
+            return build
+    path = Path(wanted)
+    names = ", ".join(build.name for build in builds)
+    if not path.is_file():
+        raise UsageError(f"{wanted} is neither a firmware of this release ({names}) nor a file")
+    content = path.read_bytes()
+    for build in builds:
+        if build.code.read_bytes() == content:
+            return build
+    variables = path.with_name(path.name.replace("CODE", "VARS", 1))
+    if variables == path or not variables.is_file():
+        # A store without variables serves any build of the same layout; another layout refuses to boot.
+        variables = builds[0].variables
+    return Firmware(name=path.stem.lower(), package="", version="", code=path.absolute(), variables=variables)
+
+
+def _published_shape(document: golden.GoldenDocument, launch: Launch, sha256: str) -> str | None:
+    for prediction in document.predictions:
+        shape = prediction.shape
+        if (shape.firmware.sha256, shape.boot, shape.machine, shape.memory_mib, shape.vcpus) == (
+            sha256,
+            launch.boot,
+            launch.machine.type,
+            launch.machine.memory_mib,
+            launch.machine.vcpus,
+        ):
+            return shape.name
+    return None
+
+
+def _predict(
+    folder: Path, launch: Launch, *, tools: Tools, store: Store, profiles: tuple[FirmwareProfile, ...]
+) -> Prediction:
+    with (folder / "disk.raw").open("rb") as file:
+        table = gpt.parse(file.read(_GPT_PREFIX))
+    return predict_launch(
+        launch,
+        uki=(folder / "uki.efi").read_bytes(),
+        disk=table,
+        tools=tools,
+        store=store,
+        profiles=profiles,
+    )
+
+
+def _boot(
+    folder: Path,
+    manifest: Manifest,
+    launch: Launch,
+    trial: Trial,
+    nonce: bytes,
+    *,
+    tools: Tools,
+    reporter: Reporter,
+) -> BootResult:
+    options: dict[str, float] = {} if trial.timeout is None else {"timeout": trial.timeout}
+    port = manifest.variables.get("evidence_port")
+    with contextlib.nullcontext(folder / "disk.raw") as disk:
+        return boot_session(
+            tools,
+            launch.firmware,
+            launch.machine,
+            launch.boot,
+            disk,
+            folder / "uki.efi",
+            nonce=nonce,
+            reporter=reporter,
+            console_log=trial.console_log,
+            transport=trial.transport,
+            **({"port": port} if isinstance(port, int) else {}),
+            **options,
+        )
