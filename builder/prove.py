@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.artifacts import Firmware, Lock, Machine
-from builder.boot.session import BootResult, Transport, boot_session
+from builder.boot.session import DEFAULT_TIMEOUT, EVIDENCE_PORT, BootResult, Transport, boot_session
 from builder.errors import BootError, UsageError
 from builder.launches import Launch, launches, predict_launch
 from builder.progress import SILENT, Reporter
@@ -248,7 +248,6 @@ def _boot(
     tools: Tools,
     reporter: Reporter,
 ) -> BootResult:
-    options: dict[str, float] = {} if trial.timeout is None else {"timeout": trial.timeout}
     port = manifest.variables.get("evidence_port")
     with contextlib.nullcontext(folder / "disk.raw") as disk:
         return boot_session(
@@ -262,6 +261,6 @@ def _boot(
             reporter=reporter,
             console_log=trial.console_log,
             transport=trial.transport,
-            **({"port": port} if isinstance(port, int) else {}),
-            **options,
+            timeout=DEFAULT_TIMEOUT if trial.timeout is None else trial.timeout,
+            port=port if isinstance(port, int) else EVIDENCE_PORT,
         )

@@ -31,7 +31,7 @@ from measurements.prediction import BootPath
 
 #: The guest port of recipes/common/evidence.yaml.
 EVIDENCE_PORT = 8440
-DEFAULT_TIMEOUT = 600.0
+DEFAULT_TIMEOUT = 300.0
 
 _QEMU = "qemu-system-x86_64"
 _KVM_FAILURE = b"KVM internal error"
