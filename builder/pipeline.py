@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder.artifacts import Lock
-from builder.image.cpio import write_initrd
+from builder.image.cpio import compress_initrd, write_cpio
 from builder.image.disk import assemble_disk, convert_qcow2, identify
 from builder.image.erofs import build_erofs
 from builder.image.esp import build_esp
@@ -36,6 +37,7 @@ from measurements.keys import PrivateKey
 
 #: Enough of a disk for its GPT: header and table lie in the first 17 KiB.
 _GPT_PREFIX = 1 << 20
+_INITRD_KIND = "initrd-zstd-1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +104,7 @@ def build(
         with reporter.phase("verity"):
             verity = format_verity(erofs, identity=identity, tools=tools, workdir=work)
         with reporter.phase("initrd"):
-            initrd = write_initrd(trees["initrd"], source_date_epoch=lock.source_date_epoch)
+            initrd = _initrd(trees["initrd"], lock, store)
         with reporter.phase("unified kernel image"):
             linux = kernel_image(kernel.entries)
             uki = build_uki(
@@ -174,6 +176,17 @@ def _compose(
         trees[name] = composition.tree
         notes += [f"{name}: {note}" for note in composition.notes]
     return trees, tuple(notes)
+
+
+def _initrd(tree: Tree, lock: Lock, store: Store) -> bytes:
+    """Compress the initrd, or take it from the store: it changes less often than the root does."""
+    archive = write_cpio(tree, source_date_epoch=lock.source_date_epoch)
+    key = hashlib.sha256(f"zstandard {lock.python['zstandard'].version}\n".encode() + archive).hexdigest()
+
+    def make(put: Callable[[bytes], object]) -> None:
+        put(compress_initrd(archive))
+
+    return bytes(store.derived_bytes(_INITRD_KIND, key, make))
 
 
 def _shares(tree: Tree) -> tuple[Share, ...]:

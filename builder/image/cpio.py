@@ -29,21 +29,28 @@ _TYPE_BITS = {
 
 
 def write_initrd(tree: Tree, *, source_date_epoch: int, level: int = DEFAULT_LEVEL) -> bytes:
-    """Return the tree as one zstd frame with content size and checksum, from one thread.
+    """Return the tree as a compressed initrd: `write_cpio`, then `compress_initrd`.
+
+    Raises:
+        ImageError: see there.
+    """
+    return compress_initrd(write_cpio(tree, source_date_epoch=source_date_epoch), level=level)
+
+
+def compress_initrd(archive: bytes, *, level: int = DEFAULT_LEVEL) -> bytes:
+    """Return a newc archive as one zstd frame with content size and checksum, from one thread.
 
     The bytes depend on the release of the `zstandard` distribution, which the lock pins.
 
     Args:
-        tree: what the initrd holds.
-        source_date_epoch: modification time of every node, seconds since 1970.
+        archive: newc bytes.
         level: 1 to 19.
 
     Raises:
-        ImageError: the tree does not fit the format, or the level is out of range.
+        ImageError: the level is out of range.
     """
     if not 1 <= level <= MAX_LEVEL:
         raise ImageError(f"zstd level {level}: expected 1 to {MAX_LEVEL}")
-    archive = write_cpio(tree, source_date_epoch=source_date_epoch)
     # One call with all input: how a stream is cut into calls may change what zstd writes.
     suggested = zstandard.ZstdCompressionParameters.from_level(level, source_size=len(archive))
     parameters = zstandard.ZstdCompressionParameters.from_level(
