@@ -17,16 +17,20 @@ from measurements.evidence.document import MAX_EVIDENCE_BYTES
 _CHUNK = 1 << 16
 #: A port forwarder accepts before the guest listens, and may then never connect: so try again beside it.
 _RETRY = 2.0
+#: OVMF opens virtio-serial ports too and swallows what arrives before the operating system runs: so say it again.
+_REPEAT = 3.0
 _MAX_OPEN = 4
 _POLL = 0.1
 
 Address = tuple[str, int] | Path
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, kw_only=True)
 class _Attempt:
     connection: socket.socket
-    request: bytes
+    line: bytes
+    unsent: bytes
+    sent: float = float("inf")
     answer: bytearray = field(default_factory=bytearray)
 
 
@@ -53,6 +57,8 @@ def request_evidence(
             if len(selector.get_map()) < limit and time.monotonic() - started >= _RETRY:
                 started = time.monotonic()
                 _start(address, request, selector, stack)
+            if isinstance(address, Path):
+                _repeat(selector)
             for key, events in selector.select(_POLL) if selector.get_map() else _pause():
                 answer = _advance(key.data, events, selector)
                 if answer is not None:
@@ -69,7 +75,17 @@ def _start(
     target = address if isinstance(address, tuple) else str(address)
     with contextlib.suppress(BlockingIOError, ConnectionError, FileNotFoundError):
         connection.connect(target)
-    selector.register(connection, selectors.EVENT_READ | selectors.EVENT_WRITE, _Attempt(connection, request))
+    attempt = _Attempt(connection=connection, line=request, unsent=request)
+    selector.register(connection, selectors.EVENT_READ | selectors.EVENT_WRITE, attempt)
+
+
+def _repeat(selector: selectors.BaseSelector) -> None:
+    """Send the request once more where nothing has come back; the guest answers the first it sees."""
+    for key in list(selector.get_map().values()):
+        attempt: _Attempt = key.data
+        if not attempt.answer and time.monotonic() - attempt.sent >= _REPEAT:
+            attempt.unsent, attempt.sent = attempt.line, float("inf")
+            selector.modify(attempt.connection, selectors.EVENT_READ | selectors.EVENT_WRITE, attempt)
 
 
 def _pause() -> tuple[()]:
@@ -81,9 +97,10 @@ def _advance(attempt: _Attempt, events: int, selector: selectors.BaseSelector) -
     """Move one connection on; return its answer once a whole line is there."""
     connection = attempt.connection
     try:
-        if events & selectors.EVENT_WRITE and attempt.request:
-            attempt.request = attempt.request[connection.send(attempt.request) :]
-            if not attempt.request:
+        if events & selectors.EVENT_WRITE and attempt.unsent:
+            attempt.unsent = attempt.unsent[connection.send(attempt.unsent) :]
+            if not attempt.unsent:
+                attempt.sent = time.monotonic()
                 selector.modify(connection, selectors.EVENT_READ, attempt)
         if events & selectors.EVENT_READ:
             chunk = connection.recv(_CHUNK)
