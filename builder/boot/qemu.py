@@ -44,6 +44,7 @@ class Wiring:
         evidence: socket that the evidence port listens on.
         forward: (host port on 127.0.0.1, guest port) reachable over the network.
         memory: file that holds the guest's RAM, for reading it from outside.
+        smbios_string: SMBIOS type 11 string (debug boots only: it shows in PCR 1 and 12).
     """
 
     tpm: Path
@@ -54,6 +55,7 @@ class Wiring:
     evidence: Path | None = None
     forward: tuple[int, int] | None = None
     memory: Path | None = None
+    smbios_string: str | None = None
 
 
 def qemu_arguments(
@@ -100,6 +102,8 @@ def qemu_arguments(
     arguments += _network(wiring.forward)
     for device in machine.devices:
         arguments += ["-device", device]
+    if wiring.smbios_string is not None:
+        arguments += ["-smbios", f"type=11,value={wiring.smbios_string.replace(',', ',,')}"]
     if wiring.memory is not None:
         size = f"size={machine.memory_mib}M"
         arguments += [

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -22,6 +22,7 @@ from builder.artifacts import Firmware, Machine
 from builder.boot import accelerator as accelerators
 from builder.boot.client import Address, request_evidence
 from builder.boot.console import Console
+from builder.boot.debug import SMBIOS_STRING, debug_disk
 from builder.boot.qemu import Wiring, qemu_arguments
 from builder.boot.swtpm import manufacture, software_tpm
 from builder.errors import BootError, UsageError
@@ -86,7 +87,7 @@ class RunningMachine:
         if _KVM_FAILURE in said:
             raise BootError(
                 f"KVM gave up in phase {self.console.phase!r}\n{last_lines(said)}",
-                hint="use --accelerator tcg",
+                hint="without access to /dev/kvm the machine is emulated, which is slower and works",
             )
         if self.process.poll() is not None:
             self.console.drain(_DRAIN)
@@ -134,10 +135,7 @@ def running_machine(
         log = stack.enter_context(console_log.open("wb")) if console_log is not None else None
         said = stack.enter_context(errors.open("wb"))
         tpm = stack.enter_context(software_tpm(tools, folder))
-        wired = Wiring(
-            tpm=tpm, variables=variables, console="stdio", disk=wiring.disk, uki=wiring.uki,
-            evidence=wiring.evidence, forward=wiring.forward, memory=wiring.memory,
-        )  # fmt: skip
+        wired = replace(wiring, tpm=tpm, variables=variables, console="stdio")
         arguments = qemu_arguments(machine, firmware, boot, wired, accelerator=accelerator)
         started = time.monotonic()
         process = stack.enter_context(tools.spawn(_QEMU, *arguments, stdout=PIPE, stderr=said))
@@ -167,6 +165,7 @@ def boot_session(
     transport: Transport = "network",
     port: int = EVIDENCE_PORT,
     accelerator: str | None = None,
+    debug: bool = False,
 ) -> BootResult:
     """Boot a release and ask it for evidence; disk and UKI are only read.
 
@@ -179,6 +178,8 @@ def boot_session(
         console_log: file that receives the console's bytes.
         port: the guest's evidence port.
         accelerator: ``-accel`` value; probed if absent.
+        debug: give the guest a console, by an add-on on a copy of the disk, or by an SMBIOS string on a direct
+            boot, which has no add-ons. PCR 12 moves, so the evidence never verifies.
 
     Raises:
         UsageError: no medium for this boot path.
@@ -191,10 +192,17 @@ def boot_session(
     with tempfile.TemporaryDirectory(prefix="goldsmith-boot-") as name:
         folder = Path(name)
         host_port = _free_port() if transport == "network" else 0
+        if debug and boot is BootPath.DISK and disk is not None:
+            disk = debug_disk(tools, disk, folder)
         wiring = Wiring(
-            tpm=folder, variables=folder, disk=disk, uki=uki if boot is BootPath.DIRECT else None,
-            evidence=folder / "evidence.sock", forward=(host_port, port) if host_port else None,
-        )  # fmt: skip
+            tpm=folder,
+            variables=folder,
+            disk=disk,
+            uki=uki if boot is BootPath.DIRECT else None,
+            evidence=folder / "evidence.sock",
+            forward=(host_port, port) if host_port else None,
+            smbios_string=SMBIOS_STRING if debug and boot is BootPath.DIRECT else None,
+        )
         address: Address = ("127.0.0.1", host_port) if host_port else folder / "evidence.sock"
         with (
             reporter.phase(f"boot {firmware.name} {boot}") as phase,
