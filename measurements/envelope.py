@@ -8,14 +8,14 @@ of what it returns next, and only then is anything of the document used.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import rfc8785
 
 from measurements.errors import FormatError, SignatureError
-from measurements.golden import GoldenDocument, parse_value, to_value
+from measurements.golden import FORMAT, GoldenDocument, parse_value, to_value
 from measurements.golden.model import MAX_DOCUMENT_BYTES, MAX_OUTPUTS
 from measurements.keys import PrivateKey, PublicKey
 from measurements.strictjson import Fields, loads
@@ -31,6 +31,10 @@ MAX_SIGNATURES = 16
 #: Room for post-quantum signatures beside ours; they count for no key of this version.
 MAX_SIGNATURE_BYTES = 8192
 MAX_KEYS = 16
+MAX_KEY_ID = 1024
+
+#: ``keyid`` where there is one, and the signature.
+_Signature: TypeAlias = tuple[str | None, bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,21 +75,86 @@ def sign_document(document: GoldenDocument, keys: Iterable[PrivateKey]) -> bytes
         SignatureError: no key, one key twice, or a key that cannot sign deterministically.
     """
     payload = statement_of(document)
+    return _write(payload, _sign(payload, keys))
+
+
+def add_signatures(data: bytes, keys: Iterable[PrivateKey]) -> bytes:
+    """Sign an envelope's payload with further keys; returns an envelope that holds all signatures.
+
+    The signatures that are there are kept as they are, and not verified: their keys are not known here. What
+    the new keys sign is known to be a golden document.
+
+    Raises:
+        FormatError: not an envelope of a golden document.
+        LimitError: a named limit of this module is exceeded.
+        SignatureError: a key signed this envelope before, or as in `sign_document`.
+    """
+    payload, before = _open(data)
+    _parse(payload)
+    return _write(payload, [*before, *_sign(payload, keys, before)])
+
+
+def unverified_document(data: bytes) -> GoldenDocument:
+    """Return the document in an envelope without verifying any signature: for those who are about to sign it.
+
+    Raises:
+        FormatError: not an envelope of a golden document.
+        LimitError: a named limit of this module is exceeded.
+    """
+    payload, _ = _open(data)
+    return _parse(payload)
+
+
+def _sign(payload: bytes, keys: Iterable[PrivateKey], before: Sequence[_Signature] = ()) -> list[_Signature]:
     message = pre_authentication_encoding(PAYLOAD_TYPE, payload)
-    signatures: dict[str, str] = {}
+    signatures: dict[str | None, bytes] = {}
     for key in keys:
         key_id = key.public().key_id
         if key_id in signatures:
             raise SignatureError(f"key {key_id} is given twice; expected distinct keys")
-        signatures[key_id] = base64.b64encode(key.sign(message)).decode()
-    if not 1 <= len(signatures) <= MAX_SIGNATURES:
-        raise SignatureError(f"{len(signatures)} keys to sign with; expected 1 to {MAX_SIGNATURES}")
+        if any(_holds(key.public(), signature, message) for _, signature in before):
+            raise SignatureError(f"key {key_id} has signed this envelope already")
+        signatures[key_id] = key.sign(message)
+    if not signatures:
+        raise SignatureError(f"0 keys to sign with; expected 1 to {MAX_SIGNATURES}")
+    if len(before) + len(signatures) > MAX_SIGNATURES:
+        raise SignatureError(
+            f"{len(before) + len(signatures)} signatures in one envelope; at most {MAX_SIGNATURES}"
+        )
+    return list(signatures.items())
+
+
+def _write(payload: bytes, signatures: Iterable[_Signature]) -> bytes:
     envelope: dict[str, Any] = {
         "payload": base64.b64encode(payload).decode(),
         "payloadType": PAYLOAD_TYPE,
-        "signatures": [{"keyid": key_id, "sig": signature} for key_id, signature in signatures.items()],
+        "signatures": [
+            {"sig": base64.b64encode(signature).decode()} | ({} if key_id is None else {"keyid": key_id})
+            for key_id, signature in signatures
+        ],
     }
     return rfc8785.dumps(envelope) + b"\n"
+
+
+def _open(data: bytes) -> tuple[bytes, list[_Signature]]:
+    """Return payload and signatures, none of which is verified."""
+    envelope = Fields(loads(data, what="DSSE envelope", max_bytes=MAX_ENVELOPE_BYTES), "DSSE envelope")
+    if envelope.value.get("format") == FORMAT:
+        raise FormatError(
+            "this is a golden document without any signature; expected its signed envelope, golden.dsse.json"
+        )
+    kind = envelope.text("payloadType", max_length=255)
+    if kind != PAYLOAD_TYPE:
+        raise FormatError(f"DSSE envelope: payloadType is {kind!r}; expected {PAYLOAD_TYPE!r}")
+    payload = envelope.base64("payload", max_size=MAX_STATEMENT_BYTES)
+    signatures = []
+    for item in envelope.array("signatures", max_items=MAX_SIGNATURES, min_items=1):
+        fields = Fields(item, "DSSE envelope: signatures")
+        # A hint, and optional (DSSE envelope.md): kept when an envelope is written again, never believed.
+        key_id = item.get("keyid")
+        known = key_id if isinstance(key_id, str) and len(key_id) <= MAX_KEY_ID else None
+        signatures.append((known, fields.base64("sig", max_size=MAX_SIGNATURE_BYTES)))
+    return payload, signatures
 
 
 def verify_envelope(data: bytes, keys: Iterable[PublicKey], threshold: int = 1) -> VerifiedPayload:
@@ -106,18 +175,12 @@ def verify_envelope(data: bytes, keys: Iterable[PublicKey], threshold: int = 1) 
             f"threshold {threshold} of {len(trusted)} distinct keys; expected at least 1, no more than there "
             f"are keys, and at most {MAX_KEYS} keys"
         )
-    envelope = Fields(loads(data, what="DSSE envelope", max_bytes=MAX_ENVELOPE_BYTES), "DSSE envelope")
-    kind = envelope.text("payloadType", max_length=255)
-    if kind != PAYLOAD_TYPE:
-        raise FormatError(f"DSSE envelope: payloadType is {kind!r}; expected {PAYLOAD_TYPE!r}")
-    payload = envelope.base64("payload", max_size=MAX_STATEMENT_BYTES)
-    signatures = [
-        Fields(item, "DSSE envelope: signatures").base64("sig", max_size=MAX_SIGNATURE_BYTES)
-        for item in envelope.array("signatures", max_items=MAX_SIGNATURES, min_items=1)
-    ]
-    message = pre_authentication_encoding(kind, payload)
+    payload, signatures = _open(data)
+    message = pre_authentication_encoding(PAYLOAD_TYPE, payload)
     signers = tuple(
-        key_id for key_id, key in trusted.items() if any(_holds(key, item, message) for item in signatures)
+        key_id
+        for key_id, key in trusted.items()
+        if any(_holds(key, signature, message) for _, signature in signatures)
     )
     if len(signers) < threshold:
         raise SignatureError(
@@ -143,12 +206,16 @@ def parse_statement(verified: VerifiedPayload) -> GoldenDocument:
             subjects are not the document's outputs.
         LimitError: a named limit is exceeded.
     """
-    statement = loads(verified.payload, what="in-toto statement", max_bytes=MAX_STATEMENT_BYTES)
+    return _parse(verified.payload)
+
+
+def _parse(payload: bytes) -> GoldenDocument:
+    statement = loads(payload, what="in-toto statement", max_bytes=MAX_STATEMENT_BYTES)
     try:
         canonical = rfc8785.dumps(statement)
     except rfc8785.CanonicalizationError as error:
         raise FormatError(f"in-toto statement: has no canonical form: {error}") from None
-    if canonical != verified.payload:
+    if canonical != payload:
         raise FormatError("in-toto statement: is not canonical JSON (RFC 8785)")
     fields = Fields(statement, "in-toto statement")
     for name, expected in (("_type", STATEMENT_TYPE), ("predicateType", PREDICATE_TYPE)):
@@ -173,9 +240,11 @@ __all__ = [
     "PREDICATE_TYPE",
     "STATEMENT_TYPE",
     "VerifiedPayload",
+    "add_signatures",
     "parse_statement",
     "pre_authentication_encoding",
     "sign_document",
     "statement_of",
+    "unverified_document",
     "verify_envelope",
 ]

@@ -6,10 +6,11 @@ import importlib
 import os
 import signal
 import sys
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import NoReturn
 
-#: verb -> what it does; the module of the same name (dashes as underscores) holds ``command``.
+#: verb -> what it does; the module of the same name (dashes as underscores) holds ``command``, a typer ``app``,
+#: or ``main`` where the verb must run without typer.
 VERBS = {
     "build": "compose, assemble, predict and sign a release from a recipe",
     "boot": "boot a release in QEMU with a software TPM and verify it",
@@ -66,34 +67,30 @@ def run(arguments: list[str]) -> int:
 
 def _run_verb(verb: str, arguments: list[str]) -> int:
     from builder.cli import console
-
-    try:
-        import typer
-    except ModuleNotFoundError:
-        sys.stderr.write('goldsmith: the command line needs: pip install "goldsmith[build]"\n')
-        return 3
     from builder.errors import BuilderError
     from measurements.errors import MeasurementError
 
-    module = importlib.import_module(f"builder.cli.{verb.replace('-', '_')}")
-    app: typer.Typer | None = getattr(module, "app", None)
-    if app is None:
-        app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-        app.command(help=module.command.__doc__)(module.command)
     try:
-        result = app(arguments, prog_name=f"goldsmith {verb}", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        module = importlib.import_module(f"builder.cli.{verb.replace('-', '_')}")
+        # A verb with a main() of its own runs without the extra `build`: verifiers do not install it.
+        main = getattr(module, "main", None)
+        return main(arguments) if main is not None else _run_typer(verb, module, arguments)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in ("builder", "measurements"):
+            raise
+        console.error(
+            f"{verb} needs the Python package {error.name}, which is not installed",
+            hint='pip install "goldsmith[build]"',
+        )
+        return 3
     except BuilderError as error:
         console.error(str(error), hint=error.hint)
         return error.exit_code
     except MeasurementError as error:
         console.error(str(error))
         return 3
-    except (typer.Exit, SystemExit) as stop:
-        code = getattr(stop, "exit_code", getattr(stop, "code", 0))
-        return code if isinstance(code, int) else 1
-    except typer.Abort:
-        return 130
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
         console.error("interrupted; nothing half-written was left behind")
         return 130
@@ -103,6 +100,24 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
     except OSError as error:
         console.error(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
         return 3
+
+
+def _run_typer(verb: str, module: ModuleType, arguments: list[str]) -> int:
+    import typer
+
+    from builder.cli import console
+
+    app: typer.Typer | None = getattr(module, "app", None)
+    if app is None:
+        app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+        app.command(help=module.command.__doc__)(module.command)
+    try:
+        result = app(arguments, prog_name=f"goldsmith {verb}", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except typer.Exit as stop:
+        return stop.exit_code
+    except typer.Abort:  # what typer makes of a KeyboardInterrupt
+        raise KeyboardInterrupt from None
     except Exception as error:
         if hasattr(error, "format_message"):  # click.UsageError and its kin
             console.error(error.format_message(), hint=f"goldsmith {verb} --help")

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from builder.errors import UsageError
+from builder.errors import BuilderError, UsageError
+from measurements.errors import MeasurementError
 from measurements.keys import PrivateKey, PublicKey, load_private_key, load_public_key
 
 _LARGEST_KEY = 64 * 1024
 KEY_VARIABLE = "GOLDSMITH_SIGNING_KEY"
 PASSPHRASE_VARIABLE = "GOLDSMITH_SIGNING_KEY_PASSPHRASE"
+
+_T = TypeVar("_T")
 
 
 def read_limited(path: Path, limit: int) -> bytes:
@@ -21,12 +27,42 @@ def read_limited(path: Path, limit: int) -> bytes:
     """
     try:
         with path.open("rb") as file:
+            state = os.fstat(file.fileno())
+            if stat.S_ISREG(state.st_mode) and state.st_size > limit:
+                raise _too_large(path, limit)
             data = file.read(limit + 1)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     if len(data) > limit:
-        raise UsageError(f"{path} is larger than {limit} bytes; is it the right file?")
+        raise _too_large(path, limit)
     return data
+
+
+def read_prefix(path: Path, size: int) -> bytes:
+    """Read the first ``size`` bytes of a file, or all of a shorter one.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+
+
+def parse_file(path: Path, limit: int, parse: Callable[[bytes], _T], *, hint: str | None = None) -> _T:
+    """Read and parse a file; whatever is wrong with it is said with its name.
+
+    Raises:
+        UsageError: it cannot be read, or is larger than ``limit`` bytes.
+        BuilderError: it is malformed.
+    """
+    data = read_limited(path, limit)
+    try:
+        return parse(data)
+    except MeasurementError as error:
+        raise BuilderError(f"{path}: {error}", hint=hint) from error
 
 
 def signing_keys(paths: list[Path]) -> list[PrivateKey]:
@@ -35,12 +71,26 @@ def signing_keys(paths: list[Path]) -> list[PrivateKey]:
     Returns an empty list when neither is given.
     """
     passphrase = os.environ.get(PASSPHRASE_VARIABLE, "").encode() or None
+    hint = f"{PASSPHRASE_VARIABLE} holds the passphrase of an encrypted key; goldsmith keygen makes a key"
+
+    def load(pem: bytes) -> PrivateKey:
+        return load_private_key(pem, passphrase)
+
     if paths:
-        return [load_private_key(read_limited(path, _LARGEST_KEY), passphrase) for path in paths]
+        return [parse_file(path, _LARGEST_KEY, load, hint=hint) for path in paths]
     pem = os.environ.get(KEY_VARIABLE, "")
-    return [load_private_key(pem.encode(), passphrase)] if pem else []
+    if not pem:
+        return []
+    try:
+        return [load(pem.encode())]
+    except MeasurementError as error:
+        raise BuilderError(f"{KEY_VARIABLE}: {error}", hint=hint) from error
 
 
 def public_keys(paths: list[Path]) -> list[PublicKey]:
     """Load public keys from PEM files."""
-    return [load_public_key(read_limited(path, _LARGEST_KEY)) for path in paths]
+    return [parse_file(path, _LARGEST_KEY, load_public_key) for path in paths]
+
+
+def _too_large(path: Path, limit: int) -> UsageError:
+    return UsageError(f"{path} is larger than {limit} bytes; is it the right file?")

@@ -1,0 +1,190 @@
+"""goldsmith verify; runs on what a verifier installs: the base dependencies, and no typer."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from builder.cli import console
+from builder.cli.arguments import Parser
+from builder.cli.files import parse_file, public_keys, read_prefix
+from builder.errors import BuilderError, UsageError
+from measurements import attestation_key
+from measurements.envelope import MAX_ENVELOPE_BYTES
+from measurements.errors import FormatError, MeasurementError
+from measurements.events import HashAlgorithm, Stability
+from measurements.evidence.document import MAX_EVIDENCE_BYTES
+from measurements.policy import (
+    ALL_PINNED,
+    CertificateChain,
+    ExpectedNonce,
+    KeyPolicy,
+    NoncePolicy,
+    PinnedKey,
+    Policy,
+    Unproven,
+)
+from measurements.verify import RegisterVerdict, Status, Verdict, to_json, verify
+
+_LARGEST_PEM = attestation_key.MAX_ROOTS * attestation_key.MAX_PEM_BYTES
+
+
+def main(arguments: list[str]) -> int:
+    """Verify evidence against a golden document; returns the exit code, 0 or 1."""
+    given = _parser().parse_args(arguments)
+    policy = _policy(given)
+    # One byte over the limit is enough for the check that refuses it.
+    envelope = read_prefix(given.golden, MAX_ENVELOPE_BYTES + 1)
+    evidence = read_prefix(given.evidence, MAX_EVIDENCE_BYTES + 1)
+    verdict = verify(envelope, evidence, policy)
+    for warning in verdict.warnings:
+        console.warn(f"UNPROVEN {warning}")
+    if given.json:
+        console.emit_json({**to_json(verdict), "warnings": list(verdict.warnings)})
+    else:
+        _print(verdict)
+    return 0 if verdict.passed else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        "verify",
+        "Decide whether evidence comes from a machine that runs the image of a golden document. "
+        "Exits with 0 when every check holds, with 1 when one does not.",
+    )
+    add = parser.add_argument
+    add("--golden", metavar="FILE", type=Path, required=True, help="signed golden document, golden.dsse.json")
+    add("--key", metavar="PEM", type=Path, required=True, action="append",
+        help="public key that may have signed it; may be repeated")  # fmt: skip
+    add("--evidence", metavar="FILE", type=Path, required=True, help="what the machine sent")
+    add("--nonce", metavar="HEX", type=_nonce, help="the nonce that the machine was asked with")
+    trust = parser.add_mutually_exclusive_group()
+    trust.add_argument("--ak", metavar="PEM", type=Path, help="the machine's attestation key (public)")
+    trust.add_argument(
+        "--ak-ca", metavar="PEM", type=Path, help="roots that certify attestation keys and nothing else"
+    )
+    add("--threshold", metavar="N", type=_count(1), default=1, help="keys that must have signed (default: 1)")
+    add("--minimum-svn", metavar="N", type=_count(0), default=0, help="lowest SVN still trusted (default: 0)")
+    add("--image", metavar="NAME", help="the image's name; otherwise any image that the keys sign")
+    add("--shape", metavar="NAME", help="the launch shape; otherwise the one that fits")
+    add("--unpin", metavar="KIND", type=Stability, action="append", default=[], choices=sorted(ALL_PINNED),
+        help=f"leave out registers of a kind ({', '.join(sorted(ALL_PINNED))}); may be repeated")  # fmt: skip
+    add("--at", metavar="TIME", type=_time, help="verify as of this time (RFC 3339); otherwise now")
+    add("--json", action="store_true", help="print a JSON object")
+    return parser
+
+
+def _policy(given: argparse.Namespace) -> Policy:
+    keys = public_keys(given.key)
+    if len({key.key_id for key in keys}) < given.threshold:
+        raise UsageError(f"--threshold {given.threshold} needs as many distinct keys; --key gives fewer")
+    pin = ALL_PINNED - set(given.unpin)
+    if not pin:
+        raise UsageError("--unpin leaves no register to compare")
+    now = given.at or datetime.now(UTC)
+    return Policy(
+        signers=tuple(keys),
+        threshold=given.threshold,
+        nonce=_nonce_policy(given),
+        attestation_key=_key_policy(given, now),
+        now=now,
+        minimum_svn=given.minimum_svn,
+        image=given.image,
+        shape=given.shape,
+        pin=pin,
+    )
+
+
+def _nonce_policy(given: argparse.Namespace) -> NoncePolicy:
+    nonce: ExpectedNonce | None = given.nonce
+    return nonce or Unproven(reason="no --nonce was given")
+
+
+def _key_policy(given: argparse.Namespace, now: datetime) -> KeyPolicy:
+    if given.ak is not None:
+        return PinnedKey(key=parse_file(given.ak, _LARGEST_PEM, _text(attestation_key.load_attestation_key)))
+    if given.ak_ca is not None:
+        roots = parse_file(given.ak_ca, _LARGEST_PEM, _text(attestation_key.load_certificates))
+        if not roots:
+            raise BuilderError(f"{given.ak_ca}: no certificate in it")
+        return CertificateChain(roots=roots, now=now)
+    return Unproven(reason="neither --ak nor --ak-ca was given")
+
+
+def _text(parse: Callable[[str], Any]) -> Callable[[bytes], Any]:
+    def decoded(data: bytes) -> Any:
+        try:
+            return parse(data.decode("ascii"))
+        except UnicodeDecodeError:
+            raise FormatError("not PEM: it holds bytes that are not ASCII") from None
+
+    return decoded
+
+
+def _nonce(text: str) -> ExpectedNonce:
+    try:
+        return ExpectedNonce(value=bytes.fromhex(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not hexadecimal") from None
+    except MeasurementError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _time(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write 2026-12-31T23:59:59Z") from None
+    if time.utcoffset() is None:
+        raise argparse.ArgumentTypeError(f"{text!r} has no time zone; write 2026-12-31T23:59:59Z")
+    return time
+
+
+def _count(minimum: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) >= minimum):
+            raise argparse.ArgumentTypeError(f"{text!r} is no number from {minimum}")
+        return int(text)
+
+    return parse
+
+
+def _print(verdict: Verdict) -> None:
+    console.table(
+        "",
+        ["", "check", "", "why"],
+        [[str(item.number), item.name, item.status.value, item.detail] for item in verdict.checks],
+    )
+    if verdict.registers:
+        console.out("")
+        _print_registers(verdict)
+    console.out("")
+    wrong = ", ".join(str(item.number) for item in verdict.checks if item.status is Status.FAILED)
+    console.out(f"verdict: {'pass' if verdict.passed else f'FAIL (check {wrong})'}")
+
+
+def _print_registers(verdict: Verdict) -> None:
+    banks = list(dict.fromkeys(item.bank for item in verdict.registers))
+    by_index: dict[int, dict[HashAlgorithm, RegisterVerdict]] = {}
+    for item in verdict.registers:
+        by_index.setdefault(item.index, {})[item.bank] = item
+    rows = []
+    for index, of_bank in sorted(by_index.items()):
+        reasons = dict.fromkeys(item.reason for item in of_bank.values() if item.reason)
+        rows.append([str(index), *(_word(of_bank.get(bank)) for bank in banks), "\n".join(reasons)])
+    console.table(f"registers of {verdict.shape}", ["PCR", *banks, "why"], rows)
+    for item in verdict.registers:
+        if item.pinned and not item.equal:
+            console.out(f"\nPCR {item.index}, {item.bank}: observed {item.observed or 'nothing'}")
+            console.out("\n".join(f"  expected {value}" for value in item.predicted))
+
+
+def _word(item: RegisterVerdict | None) -> str:
+    if item is None:
+        return "-"
+    if not item.pinned:
+        return "not pinned"
+    return "equal" if item.equal else "DIFFERS"
