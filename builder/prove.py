@@ -11,6 +11,7 @@ from pathlib import Path
 
 from builder.artifacts import Firmware, Lock, Machine
 from builder.boot.session import DEFAULT_TIMEOUT, EVIDENCE_PORT, BootResult, Transport, boot_session
+from builder.diagnosis import diagnose
 from builder.errors import BootError, UsageError
 from builder.launches import Launch, launches, predict_launch
 from builder.progress import SILENT, Reporter
@@ -115,9 +116,11 @@ def prove(
         ToolError: QEMU or swtpm cannot be started.
     """
     with reporter.phase("check release"):
-        changed = changed_parts(manifest, folder)
         envelope = (folder / ENVELOPE).read_bytes()
         document = parse_statement(verify_envelope(envelope, keys))
+        changed = changed_parts(manifest, folder, document.outputs)
+    for part in changed:
+        reporter.note(f"not the release's bytes: {part}; booted all the same, to see what a verifier sees")
     with reporter.phase("toolbox"):
         tools = unpack_toolbox(lock, store)
         launch = _launch(manifest, firmware(manifest.firmware, lock, store), trial)
@@ -131,17 +134,17 @@ def prove(
             f"{launch.firmware.name} is none of the release's launch shapes; predicted for this boot alone"
         )
         own = generate(KeyAlgorithm.ED25519)
-        envelope, signers = (
-            sign_document(replace(document, predictions=(prediction,)), [own]),
-            (own.public(),),
-        )
+        document = replace(document, predictions=(prediction,))
+        envelope, signers = sign_document(document, [own]), (own.public(),)
         shape = prediction.shape.name
     nonce = secrets.token_bytes(NONCE_BYTES)
     boot, failure, verdict = None, None, None
     try:
         boot = _boot(folder, manifest, launch, trial, nonce, tools=tools, reporter=reporter)
     except BootError as error:
-        failure = str(error)
+        with reporter.phase("look for the cause"):
+            findings = diagnose(folder, document, shape, launch, tools=tools, store=store)
+        failure = "\n".join([*(f"cause: {finding}" for finding in findings), str(error)])
     else:
         with reporter.phase("verify"):
             verdict = verify(

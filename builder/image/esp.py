@@ -62,6 +62,18 @@ def build_esp(uki: Path, *, volume_id: int, tools: Tools, workdir: Path) -> Path
     return output
 
 
+def read_boot_file(esp: Path, *, tools: Tools, workdir: Path) -> bytes:
+    """Return what firmware would start from an ESP: the file at the removable-media path.
+
+    Raises:
+        ToolError: the file system has no such file, or is none.
+    """
+    output = workdir / "boot.efi"
+    output.unlink(missing_ok=True)
+    tools.run("mcopy", "-i", esp, f"::/{BOOT_PATH}", output, env=_MTOOLS)
+    return output.read_bytes()
+
+
 def _geometry(content: int) -> tuple[int, int]:
     """Return (bytes of the partition, sectors per cluster) for that much content.
 

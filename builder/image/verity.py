@@ -48,3 +48,12 @@ def format_verity(data: Path, *, identity: RootIdentity, tools: Tools, workdir: 
         salt=identity.verity_salt.hex(),
         uuid=str(identity.verity_uuid),
     )
+
+
+def verify_verity(data: Path, hash_tree: Path, *, root_hash: str, tools: Tools) -> None:
+    """Check that every block of ``data`` leads through ``hash_tree`` to ``root_hash``, as the kernel would.
+
+    Raises:
+        ToolError: one does not; the message says which.
+    """
+    tools.run("veritysetup", "verify", data, hash_tree, root_hash, env=_ENVIRONMENT)

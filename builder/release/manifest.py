@@ -13,6 +13,7 @@ from builder.artifacts import Lock, Output
 from builder.errors import UsageError
 from builder.recipe.merged import Recipe
 from builder.recipe.model import FirmwareSource, Platform
+from measurements import golden
 
 FORMAT = "goldsmith-manifest/1"
 _LARGEST = 4 * 1024 * 1024
@@ -226,26 +227,37 @@ def output_of(path: Path) -> Output:
     return Output(name=path.name, path=path, size=path.stat().st_size, sha256=digest)
 
 
-def changed_parts(manifest: Manifest, folder: Path) -> tuple[str, ...]:
+def changed_parts(manifest: Manifest, folder: Path, signed: Iterable[golden.Output] = ()) -> tuple[str, ...]:
     """Name the parts of a release folder's files that are not what the manifest says.
 
     A changed file none of whose parts changed is named itself; a missing one too. Parts are told apart by
     their digests, so the answer is exact to the part, not to the byte.
+
+    Args:
+        manifest: says where the parts lie. Nobody signed it.
+        folder: the release.
+        signed: outputs as the signed golden document has them; they win over the manifest.
     """
-    changed: list[str] = []
-    for output in manifest.outputs:
-        path = folder / output.name
+    listed = {output.name: output.sha256 for output in manifest.outputs}
+    promised = listed | {output.name: output.sha256 for output in signed}
+    changed = [
+        f"manifest.json: not what the signed golden document says about {name}"
+        for name in sorted(listed)
+        if promised[name] != listed[name]
+    ]
+    for name, sha256 in sorted(promised.items()):
+        path = folder / name
         if not path.is_file():
-            changed.append(f"{output.name}: missing")
+            changed.append(f"{name}: missing")
             continue
-        if output_of(path).sha256 == output.sha256:
+        if output_of(path).sha256 == sha256:
             continue
         names = [
             part.name
             for part in manifest.parts
-            if part.file == output.name and _digest(path, part.offset, part.size) != part.sha256
+            if part.file == name and _digest(path, part.offset, part.size) != part.sha256
         ]
-        changed.extend(f"{output.name}: {name}" for name in names or ["outside every known part"])
+        changed.extend(f"{name}: {part}" for part in names or ["outside every known part"])
     return tuple(changed)
 
 
