@@ -23,6 +23,7 @@ from builder.tools import Tools
 from measurements import golden
 from measurements.attestation_key import load_attestation_key
 from measurements.envelope import parse_statement, sign_document, verify_envelope
+from measurements.events import Stability
 from measurements.formats import gpt
 from measurements.keys import KeyAlgorithm, PublicKey, generate
 from measurements.platforms.firmware import FirmwareProfile
@@ -71,6 +72,7 @@ class Proof:
         failure: why it did not come up, with the last console lines; None when it did.
         verdict: None when there was no evidence.
         published: the values were the release's; otherwise they were predicted for this boot alone.
+        unpredicted: registers that the release pins and this boot's prediction cannot, each with the reason.
     """
 
     launch: Launch
@@ -80,11 +82,22 @@ class Proof:
     failure: str | None
     verdict: Verdict | None
     published: bool
+    unpredicted: tuple[str, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether the bytes are the release's, the machine came up, and every check holds."""
-        return not self.changed and self.verdict is not None and self.verdict.passed
+        """Whether the bytes are the release's, the machine came up, and all that a release pins holds."""
+        return not self.changed and not self.unpredicted and self.verdict is not None and self.verdict.passed
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """One text for each thing that keeps it from passing."""
+        return (
+            *(f"not the release's bytes: {part}" for part in self.changed),
+            *self.unpredicted,
+            *((self.failure,) if self.failure else ()),
+            *(self.verdict.failures if self.verdict else ()),
+        )
 
 
 def prove(
@@ -127,6 +140,7 @@ def prove(
     code = launch.firmware.code.read_bytes()
     shape = _published_shape(document, launch, hashlib.sha256(code).hexdigest())
     signers = tuple(keys)
+    unpredicted: tuple[str, ...] = ()
     if shape is None:
         with reporter.phase("predict"):
             prediction = _predict(folder, launch, tools=tools, store=store, profiles=profiles)
@@ -134,6 +148,7 @@ def prove(
             f"{launch.firmware.name} is none of the release's launch shapes; predicted for this boot alone"
         )
         own = generate(KeyAlgorithm.ED25519)
+        unpredicted = _unpredicted(document, prediction)
         document = replace(document, predictions=(prediction,))
         envelope, signers = sign_document(document, [own]), (own.public(),)
         shape = prediction.shape.name
@@ -169,6 +184,7 @@ def prove(
         failure=failure,
         verdict=verdict,
         published=signers == tuple(keys),
+        unpredicted=unpredicted,
     )
 
 
@@ -224,6 +240,21 @@ def _published_shape(document: golden.GoldenDocument, launch: Launch, sha256: st
         ):
             return shape.name
     return None
+
+
+def _unpredicted(document: golden.GoldenDocument, prediction: Prediction) -> tuple[str, ...]:
+    """Say which registers a boot under ``prediction`` leaves open though the release pins them."""
+    pinned = {
+        register.index
+        for item in document.predictions
+        for register in item.registers
+        if register.stability is not Stability.NOT_PINNED
+    }
+    return tuple(
+        f"PCR {register.index}: {register.reason}"
+        for register in prediction.registers
+        if register.stability is Stability.NOT_PINNED and register.index in pinned
+    )
 
 
 def _predict(

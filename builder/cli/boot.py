@@ -108,17 +108,8 @@ def _object(proof: Proof) -> dict[str, Any]:
         "checks": verified["checks"],
         "changed": list(proof.changed),
         "failure": proof.failure,
-        "reasons": list(_reasons(proof)),
+        "reasons": list(proof.reasons),
     }
-
-
-def _reasons(proof: Proof) -> list[str]:
-    reasons = [f"not the release's bytes: {part}" for part in proof.changed]
-    if proof.failure:
-        reasons.append(proof.failure)
-    if proof.verdict:
-        reasons += proof.verdict.failures
-    return reasons
 
 
 def _print(proof: Proof) -> None:
@@ -138,7 +129,7 @@ def _print(proof: Proof) -> None:
             console.out("")
         for check in proof.verdict.checks:
             console.out(f"{check.number:>2}. {check.status.value:<8} {check.name}: {check.detail}")
-    for reason in _reasons(proof):
+    for reason in proof.reasons:
         console.out(f"why: {reason}")
     took = f" in {proof.boot.seconds:.1f} s ({proof.boot.accelerator})" if proof.boot else ""
     console.out(f"verdict: {'pass' if proof.passed else 'FAIL'}{took}")
