@@ -1,0 +1,264 @@
+"""goldsmith predict: one sub-verb for each kind of register. TPM PCRs are there; SNP and TDX come beside them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from builder.artifacts import Lock, Machine
+from builder.boot.profiles import load_profile, load_profiles, profiles_folder
+from builder.boot.qemu import DISK_SLOT
+from builder.boot.qtest import FwCfgTables
+from builder.cli import console
+from builder.cli.files import parse_file, read_limited, read_prefix
+from builder.errors import BuilderError, UsageError
+from builder.fetch import fetch
+from builder.foreign import DISK_PREFIX, partition_table, tables_of_machine
+from builder.inputs import InputOptions, open_sources
+from builder.lock import load_lock
+from builder.progress import Reporter
+from builder.recipe import find_recipe, load_recipe
+from builder.recipe.merged import Recipe
+from builder.store import Store
+from builder.toolbox import firmware as unpack_firmware
+from builder.toolbox import unpack_toolbox
+from measurements.errors import FormatError, NotPredictableError
+from measurements.events import DEFAULT_BANKS, HashAlgorithm, event_type_name
+from measurements.formats import varstore
+from measurements.formats.gpt import SECTOR_SIZES, Gpt
+from measurements.formats.ovmf import MAX_FIRMWARE_SIZE
+from measurements.platforms.firmware import FirmwareProfile, find_profile
+from measurements.platforms.qemu import VirtioBlk
+from measurements.predict import TpmInputs, predict_tpm, prediction_to_json
+from measurements.prediction import BootPath, Prediction
+
+#: A UKI is held in memory as a whole.
+MAX_UKI_SIZE: Final = 1 << 30
+_MACHINE = re.compile(r"pc-q35-\d{1,2}\.\d{1,2}")
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.callback(help="Predict the registers of any UKI, disk and firmware.")
+def _predict() -> None:
+    """Keep `tpm` a sub-verb while it is the only one."""
+
+
+@app.command()
+def tpm(
+    firmware: Annotated[
+        str, typer.Option(metavar="NAME-or-FILE", help="OVMF_CODE*.fd, or a firmware of the recipe's lock")
+    ],
+    uki: Annotated[Path, typer.Option(metavar="FILE", help="what the firmware starts: a UKI")],
+    disk: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="raw disk that holds the UKI; not with --direct")
+    ] = None,
+    direct: Annotated[bool, typer.Option("--direct", help="the UKI is started with -kernel")] = False,
+    secure_boot: Annotated[
+        Path | None,
+        typer.Option(metavar="VARS", help="variable store with Secure Boot keys (default: no variables)"),
+    ] = None,
+    memory: Annotated[int, typer.Option(metavar="MiB", min=1, help="RAM")] = 2048,
+    vcpus: Annotated[int, typer.Option(metavar="N", min=1, help="virtual CPUs")] = 2,
+    machine: Annotated[str, typer.Option(metavar="TYPE", help="versioned machine type")] = "pc-q35-10.0",
+    cpu: Annotated[str, typer.Option(metavar="MODEL", help="QEMU CPU model")] = "qemu64",
+    profile: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="calibrated firmware profile, beside this user's; may be repeated"),
+    ] = None,
+    sector_size: Annotated[
+        int | None, typer.Option(metavar="BYTES", help="the disk's, 512 or 4096 (default: where its GPT is)")
+    ] = None,
+    acpi: Annotated[
+        bool, typer.Option("--acpi/--no-acpi", help="ask QEMU for the machine's tables (PCR 1)")
+    ] = True,
+    machine_unmeasured: Annotated[
+        bool,
+        typer.Option(
+            "--machine-unmeasured", help="the image masks systemd-pcrmachine and pcrfs: PCR 15 stays 0"
+        ),
+    ] = False,
+    banks: Annotated[str, typer.Option(metavar="LIST", help="PCR banks")] = ",".join(DEFAULT_BANKS),
+    recipe: Annotated[
+        str, typer.Option(help="whose lock names toolbox and firmware: a name below recipes/, or a path")
+    ] = "base",
+    events: Annotated[
+        bool, typer.Option("--events", help="print the events that explain each value")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="print a JSON object")] = False,
+) -> None:
+    """Predict PCR 0-15 of the virtual machine that `goldsmith boot` starts, with any UKI, disk and firmware."""
+    wanted = _banks(banks)
+    if not _MACHINE.fullmatch(machine):
+        raise UsageError(
+            f"--machine {machine} is no versioned q35 machine type", hint="--machine pc-q35-10.0"
+        )
+    boot = BootPath.DIRECT if direct else BootPath.DISK
+    lending = _Lender(recipe, console.reporter())
+    name, code = _firmware(firmware, lending)
+    image = read_limited(uki, MAX_UKI_SIZE)
+    table = None if direct else _table(disk, sector_size)
+    variables = None if secure_boot is None else parse_file(secure_boot, varstore.MAX_FILE_SIZE, _store)
+    profiles = (*(load_profile(path) for path in profile or ()), *load_profiles(profiles_folder()))
+    shape = Machine(type=machine, cpu=cpu, memory_mib=memory, vcpus=vcpus)
+    tables = lending.tables(shape, boot, find_profile(code, profiles)) if acpi else None
+    inputs = TpmInputs(
+        firmware_name=name,
+        firmware=code,
+        boot=boot,
+        machine=machine,
+        memory_mib=memory,
+        vcpus=vcpus,
+        image=image,
+        disk=table,
+        variables=variables,
+        acpi=None if tables is None else tables.acpi,
+        smbios=None if tables is None else tables.smbios,
+        boot_devices=(VirtioBlk(slot=DISK_SLOT),),
+        profiles=profiles,
+        measures_machine=not machine_unmeasured,
+        banks=wanted,
+    )
+    try:
+        prediction = predict_tpm(inputs)
+    except FormatError as error:  # disk and variables were parsed before
+        raise BuilderError(f"{uki}: {error}") from error
+    if json:
+        console.emit_json(prediction_to_json(prediction, wanted))
+        return
+    _print_registers(prediction, wanted)
+    if events:
+        _print_events(prediction, wanted[0])
+
+
+class _Lender:
+    """Lends what a recipe's lock pins: the toolbox and the firmware, fetched on the first use."""
+
+    def __init__(self, recipe: str, reporter: Reporter) -> None:
+        self._name, self._reporter = recipe, reporter
+        self._loaded: tuple[Recipe, Lock] | None = None
+
+    def firmware(self, name: str) -> Path:
+        """Return the code file of a firmware build; BuilderError when it cannot be had."""
+        recipe, lock = self._load()
+        sources = [source for source in recipe.firmware if source.name == name]
+        if not sources:
+            known = ", ".join(source.name for source in recipe.firmware) or "none"
+            raise UsageError(
+                f"--firmware {name} is neither a file nor a firmware of the recipe {recipe.name}",
+                hint=f"its firmware: {known}",
+            )
+        self._fetch(f"firmware/{name}")
+        (build,) = unpack_firmware(sources, lock, Store.default())
+        return build.code
+
+    def tables(self, machine: Machine, boot: BootPath, profile: FirmwareProfile | None) -> FwCfgTables | None:
+        """Return the machine's tables, or None, which is said, when QEMU cannot be had or refuses it."""
+        try:
+            _, lock = self._load()
+            self._fetch("toolbox")
+            store = Store.default()
+            with self._reporter.phase("tables of the machine"):
+                return tables_of_machine(
+                    machine,
+                    boot,
+                    tools=unpack_toolbox(lock, store),
+                    store=store,
+                    pciexbar=None if profile is None else profile.pciexbar,
+                )
+        except (BuilderError, NotPredictableError) as error:
+            self._reporter.note(f"PCR 1 is not pinned, there are no tables of the machine: {error}")
+            return None
+
+    def _load(self) -> tuple[Recipe, Lock]:
+        if self._loaded is None:
+            recipe = load_recipe(find_recipe(self._name))
+            self._loaded = recipe, load_lock(recipe)
+        return self._loaded
+
+    def _fetch(self, members: str) -> None:
+        recipe, lock = self._load()
+        store = Store.default()
+        with open_sources(InputOptions(), lock) as sources:
+            fetch(lock.members(members), store, sources, recipe=recipe.name, reporter=self._reporter)
+
+
+def _firmware(wanted: str, lending: _Lender) -> tuple[str, bytes]:
+    path = Path(wanted)
+    if path.is_file():
+        return path.stem.lower(), read_limited(path, MAX_FIRMWARE_SIZE)
+    if "/" in wanted:
+        raise UsageError(f"cannot read {wanted}: no such file")
+    return wanted, read_limited(lending.firmware(wanted), MAX_FIRMWARE_SIZE)
+
+
+def _table(disk: Path | None, sector_size: int | None) -> Gpt:
+    if disk is None:
+        raise UsageError(
+            "a boot from disk needs the disk: PCR 5 holds its partition table",
+            hint="--disk FILE, or --direct",
+        )
+    if sector_size is not None and sector_size not in SECTOR_SIZES:
+        raise UsageError(f"--sector-size {sector_size}; expected 512 or 4096")
+    prefix = read_prefix(disk, DISK_PREFIX)
+    try:
+        return partition_table(prefix, sector_size=sector_size)
+    except FormatError as error:
+        raise BuilderError(f"{disk}: {error}") from error
+
+
+def _store(data: bytes) -> bytes:
+    varstore.parse(data)
+    return data
+
+
+def _banks(text: str) -> tuple[HashAlgorithm, ...]:
+    try:
+        banks = {HashAlgorithm(name.strip()) for name in text.split(",")}
+    except ValueError:
+        known = ", ".join(HashAlgorithm)
+        raise UsageError(
+            f"--banks {text}: a list of {known} was expected", hint="--banks sha256,sha384"
+        ) from None
+    return tuple(bank for bank in HashAlgorithm if bank in banks)
+
+
+def _print_registers(prediction: Prediction, banks: tuple[HashAlgorithm, ...]) -> None:
+    for bank in banks:
+        console.table(
+            f"{prediction.shape.name}, {bank}",
+            ["PCR", "value", "depends on", "reason"],
+            [
+                [
+                    str(register.index),
+                    "\n".join(value.hex() for value in register.values(bank)) or "-",
+                    register.stability.value,
+                    register.reason or "",
+                ]
+                for register in prediction.registers
+            ],
+        )
+        console.out("")
+
+
+def _print_events(prediction: Prediction, bank: HashAlgorithm) -> None:
+    console.table(
+        f"events, {bank}",
+        ["PCR", "course", "type", "digest", "cause", "what"],
+        [
+            [
+                str(register.index),
+                course.label,
+                "-" if event.type is None else event_type_name(event.type),
+                event.digest(bank).hex(),
+                event.cause,
+                event.description,
+            ]
+            for register in prediction.registers
+            for course in register.alternatives
+            for event in course.events
+        ],
+    )
