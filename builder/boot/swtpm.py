@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from builder.boot.tpm import attestation_key_pem, shut_down
+from builder.boot.tpm import make_attestation_key
 from builder.errors import BootError
 from builder.tools import Process, Tools, last_lines
 
@@ -24,12 +23,15 @@ def manufacture(tools: Tools, folder: Path) -> str:
     Raises:
         BootError: the TPM does not come up or refuses.
     """
-    channel = folder / "setup.sock"
-    arguments = ("--server", f"type=unixio,path={channel}", "--flags", "not-need-init,startup-clear")
-    with _swtpm(tools, folder, *arguments) as process, _connect(process, channel, folder) as connection:
-        key = attestation_key_pem(connection)
-        shut_down(connection)
-    return key
+    channel, control = folder / "setup.sock", folder / "setup.sock.ctrl"
+    with _swtpm(
+        tools, folder,
+        "--server", f"type=unixio,path={channel}", "--ctrl", f"type=unixio,path={control}",
+        "--flags", "not-need-init,startup-clear",
+    ) as process:  # fmt: skip
+        for path in (channel, control):
+            _await_socket(process, path, folder)
+        return make_attestation_key(channel)
 
 
 @contextlib.contextmanager
@@ -62,15 +64,3 @@ def _await_socket(process: Process, path: Path, folder: Path) -> None:
             said = last_lines(log.read_bytes()) if log.exists() else ""
             raise BootError(f"the software TPM did not come up\n{said}".rstrip())
         time.sleep(_POLL)
-
-
-@contextlib.contextmanager
-def _connect(process: Process, path: Path, folder: Path) -> Iterator[socket.socket]:
-    _await_socket(process, path, folder)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(_START_TIMEOUT)
-        try:
-            connection.connect(str(path))
-            yield connection
-        except OSError as error:
-            raise BootError(f"cannot talk to the software TPM: {error}") from error
