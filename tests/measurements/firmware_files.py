@@ -1,4 +1,7 @@
-"""Debian's OVMF builds out of a vault (GOLDSMITH_VAULT); tests that need them are skipped where there is none."""
+"""Debian's OVMF builds out of the vault or the store; tests that need them are skipped where neither has them.
+
+The integration tests, which run first, fill the store.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from builder.store import Store
+
 #: SHA-256 of the packages ovmf 2025.02-8+deb13u1 and ovmf-generic 2026.08+ds-2.
 _PACKAGES = {
     "2025.02": "78e0d54df11fc77406cb7a0bc9a39e5bca6d1cbe06556b91d9a73491c52decdf",
@@ -20,10 +25,14 @@ RELEASES = tuple(_PACKAGES)
 
 def ovmf_code(release, variant=""):
     """Return ``OVMF_CODE_4M.fd``, or with a variant ("secboot") that build of it."""
-    vault = os.environ.get("GOLDSMITH_VAULT")
-    archive = Path(vault, "sha256", _PACKAGES[release]) if vault else None
-    if archive is None or not archive.exists():
-        pytest.skip("no firmware: GOLDSMITH_VAULT names no vault with Debian's ovmf packages")
+    for place in (os.environ.get("GOLDSMITH_VAULT"), Store.default().root):
+        archive = Path(place, "sha256", _PACKAGES[release]) if place else None
+        if archive is not None and archive.exists():
+            break
+    else:
+        pytest.skip(
+            "no firmware: neither the vault (GOLDSMITH_VAULT) nor the store has Debian's ovmf packages"
+        )
     return _unpack(archive, f"./usr/share/OVMF/OVMF_CODE_4M{variant and '.' + variant}.fd")
 
 
