@@ -1,0 +1,89 @@
+"""One store, one key, one release and a few boots, shared by every integration test.
+
+Nothing here skips: these tests are the product's promise, so a machine that cannot reach the archive and has no
+filled store fails them and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from running import BootRun, Goldsmith
+
+from builder.lockfile import read_lock
+from builder.store import Store
+from measurements.keys import KeyAlgorithm, generate
+
+ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "recipes" / "base"
+
+
+@pytest.fixture(scope="session")
+def goldsmith() -> Goldsmith:
+    """The command, as a user starts it, from the checkout."""
+    return Goldsmith(cwd=ROOT)
+
+
+@pytest.fixture(scope="session")
+def store(goldsmith: Goldsmith) -> Store:
+    """The user's own store, holding every input of recipes/base."""
+    done = goldsmith("fetch", "base", timeout=900)
+    if done.code != 0:
+        pytest.fail(
+            "the integration tests need the inputs that recipes/base/lock.json names: network access to a Debian "
+            "mirror, or GOLDSMITH_VAULT=DIR with a filled vault, or a store filled before (GOLDSMITH_STORE).\n"
+            f"`goldsmith fetch base` said:\n{done.stderr}",
+            pytrace=False,
+        )
+    return Store.default()
+
+
+@pytest.fixture(scope="session")
+def lock(store: Store):
+    """The committed lock, every archive of which is in the store."""
+    return read_lock(RECIPE / "lock.json", recipe="base")
+
+
+@pytest.fixture(scope="session")
+def signing_key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A throw-away private key (Ed25519, PEM)."""
+    path = tmp_path_factory.mktemp("key") / "release.pem"
+    path.write_bytes(generate(KeyAlgorithm.ED25519).pem())
+    return path
+
+
+@pytest.fixture(scope="session")
+def release(
+    goldsmith: Goldsmith, store: Store, signing_key: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A release of recipes/base, qcow2 included; tests copy it before they change it."""
+    out = tmp_path_factory.mktemp("release") / "base"
+    done = goldsmith(
+        "build", "base", "--offline", "--out", out, "--key", signing_key, "--format", "qcow2", timeout=300
+    )
+    if done.code != 0:
+        pytest.fail(f"`goldsmith build base` ended with {done.code}:\n{done.stderr}", pytrace=False)
+    return out
+
+
+@pytest.fixture(scope="session")
+def boot(
+    goldsmith: Goldsmith, release: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., BootRun]:
+    """Boot the release with these options; the same options boot once in a session."""
+    runs: dict[tuple[str, ...], BootRun] = {}
+
+    def run(*options: str) -> BootRun:
+        if options not in runs:
+            runs[options] = goldsmith.boot(release, *options, folder=tmp_path_factory.mktemp("boot"))
+        return runs[options]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def genuine(boot: Callable[..., BootRun]) -> BootRun:
+    """The boot whose evidence most attacks start from."""
+    return boot("--firmware", "ovmf-2025.02")
