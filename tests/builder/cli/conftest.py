@@ -15,7 +15,7 @@ def bare_user(tmp_path, monkeypatch):
     """An empty home, an empty current folder, and nothing of this machine's settings."""
     for name in ("KEY", "KEY_PASSPHRASE"):
         monkeypatch.delenv(f"GOLDSMITH_SIGNING_{name}", raising=False)
-    for name in ("GOLDSMITH_VAULT", "GOLDSMITH_MIRROR", "GOLDSMITH_SNAPSHOT", "XDG_DATA_HOME"):
+    for name in ("GOLDSMITH_MIRROR", "GOLDSMITH_SNAPSHOT", "XDG_DATA_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("GOLDSMITH_STORE", str(tmp_path / "store"))

@@ -12,11 +12,7 @@ from tcg_log import SEPARATOR, header, record
 
 from builder.cli import run
 
-LOGS = [
-    *sorted((VECTORS / "eventlog").glob("qemu-ovmf-*-boot.bin")),
-    VECTORS / "eventlog/qemu-ovmf-2025.02.bin",
-    VECTORS / "eventlog/qemu-ovmf-2026.08.bin",
-]
+LOGS = [VECTORS / f"eventlog/qemu-ovmf-{name}.bin" for name in ("2025.02", "2026.08", "2026.08-secure-boot")]
 
 
 @pytest.mark.parametrize("log", LOGS, ids=lambda path: path.stem)

@@ -1,0 +1,40 @@
+"""An auditor's prediction, made from the release's files alone, is the one that the builder signed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from measurements import golden
+
+SHAPES = [(firmware, boot) for firmware in ("ovmf-2025.02", "ovmf-2026.08") for boot in ("disk", "direct")]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("firmware", "boot"), SHAPES)
+def test_predict_gives_the_signed_values(goldsmith, release, firmware, boot):
+    medium = ["--direct"] if boot == "direct" else ["--disk", release / "disk.raw"]
+    done = goldsmith(
+        "predict", "tpm", "--firmware", firmware, "--uki", release / "uki.efi", *medium,
+        "--machine-unmeasured", "--json", timeout=60,
+    )  # fmt: skip
+    assert done.code == 0, done.stderr
+    found = json.loads(done.stdout)
+    document = golden.parse((release / "golden.json").read_bytes())
+    (signed,) = [item for item in document.predictions if item.shape.name == found["shape"]["name"]]
+    for bank in document.banks:
+        for register in signed.registers:
+            entry = found["registers"][bank][str(register.index)]
+            assert entry["alternatives"] == [value.hex() for value in register.values(bank)]
+            assert entry["stability"] == register.stability.value
+    assert signed.register(1).values(document.banks[0])  # the tables were there, so PCR 1 has a value
+
+
+@pytest.mark.integration
+def test_a_qcow2_disk_is_refused_with_the_command_that_helps(goldsmith, release):
+    done = goldsmith(
+        "predict", "tpm", "--firmware", "ovmf-2025.02", "--uki", release / "uki.efi",
+        "--disk", release / "disk.qcow2", timeout=60,
+    )  # fmt: skip
+    assert done.code == 2 and "qemu-img convert -O raw" in done.stderr
