@@ -19,7 +19,7 @@ from measurements.events import EventType
 from measurements.formats import eventlog
 from measurements.prediction import BootPath
 
-_TIMEOUT = 180.0  # seconds; about 5 under TCG
+_TIMEOUT = 90.0  # seconds; about 5 under TCG
 _POLL = 0.5
 _SIGNATURE = b"Spec ID Event03\0"
 _SIGNATURE_OFFSET = 32  # PCR index, type, SHA-1 digest, size (TCG PFP 1.06, 10.2.1)
@@ -36,10 +36,11 @@ def calibrate(
     reporter: Reporter = SILENT,
     accelerator: str | None = None,
 ) -> bytes:
-    """Boot ``firmware`` with an empty disk and return its TCG event log, complete for PCR 0 to 7.
+    """Boot ``firmware`` alone and return its TCG event log, complete for PCR 0 to 7.
 
-    The machine is the one that boots releases: an empty disk makes the firmware try a boot option, which
-    closes the registers with separators. The log is followed by padding up to 64 KiB.
+    The machine is the one that boots releases, without its disk, network and evidence port: what the firmware
+    then tries to boot is its own, and the attempt closes the registers with separators. The log is followed by
+    padding up to 64 KiB.
 
     Raises:
         BootError: no complete log within ``timeout`` seconds.
@@ -51,7 +52,7 @@ def calibrate(
         with (
             reporter.phase(f"calibrate {firmware.name}") as phase,
             running_machine(
-                tools, firmware, machine, BootPath.DISK, wiring, folder, accelerator=accelerator
+                tools, firmware, machine, BootPath.DISK, wiring, folder, accelerator=accelerator, bare=True
             ) as running,
         ):
             while time.monotonic() < running.started + timeout:
@@ -66,7 +67,8 @@ def calibrate(
 
 def _incomplete(running: RunningMachine) -> BootError:
     return BootError(
-        "the firmware left no event log with separators in PCR 0 to 7; does it have TPM 2.0 support?\n"
+        "the firmware left no event log with separators in PCR 0 to 7: it has no TPM 2.0 support, or needs SMM "
+        "(builds that enforce Secure Boot do), which this machine does not have\n"
         f"last console lines:\n{running.console.tail() or '(the console stayed silent)'}"
     )
 

@@ -65,6 +65,7 @@ def qemu_arguments(
     wiring: Wiring,
     *,
     accelerator: str,
+    bare: bool = False,
 ) -> list[str]:
     """Return QEMU's arguments without the program.
 
@@ -74,6 +75,8 @@ def qemu_arguments(
         boot: disk or `-kernel`.
         wiring: the host's side of every backend.
         accelerator: for `-accel` ("kvm", "tcg,thread=multi").
+        bare: without disk, network, evidence port and additional devices, so that firmware has only its own
+            boot options.
 
     Raises:
         UsageError: a direct boot without a UKI.
@@ -97,11 +100,12 @@ def qemu_arguments(
         "-chardev", f"{wiring.console},id=console",
         "-serial", "chardev:console",
     ]  # fmt: skip
-    arguments += _disk(wiring.disk)
-    arguments += _serial_port(wiring.evidence)
-    arguments += _network(wiring.forward)
-    for device in machine.devices:
-        arguments += ["-device", device]
+    if not bare:
+        arguments += _disk(wiring.disk)
+        arguments += _serial_port(wiring.evidence)
+        arguments += _network(wiring.forward)
+        for device in machine.devices:
+            arguments += ["-device", device]
     if wiring.smbios_string is not None:
         arguments += ["-smbios", f"type=11,value={wiring.smbios_string.replace(',', ',,')}"]
     if wiring.memory is not None:

@@ -104,7 +104,13 @@ def tables_key(tools: Tools, machine: Machine, boot: BootPath, *, pciexbar: int 
 
 
 def machine_tables(
-    tools: Tools, machine: Machine, firmware: Firmware, boot: BootPath, *, pciexbar: int = PCIEXBAR
+    tools: Tools,
+    machine: Machine,
+    firmware: Firmware,
+    boot: BootPath,
+    *,
+    pciexbar: int = PCIEXBAR,
+    bare: bool = False,
 ) -> FwCfgTables:
     """Return the tables of the machine that `builder.boot.session` boots; takes about 0.2 s.
 
@@ -121,7 +127,7 @@ def machine_tables(
         uki.write_bytes(bytes(1 << 16))
         with software_tpm(tools, folder) as tpm:
             wiring = Wiring(tpm=tpm, variables=variables, uki=uki if boot is BootPath.DIRECT else None)
-            arguments = qemu_arguments(machine, firmware, boot, wiring, accelerator="tcg")
+            arguments = qemu_arguments(machine, firmware, boot, wiring, accelerator="tcg", bare=bare)
             return read_fw_cfg_tables(tools, arguments, pciexbar=pciexbar)
 
 

@@ -115,6 +115,7 @@ def running_machine(
     *,
     console_log: Path | None = None,
     accelerator: str | None = None,
+    bare: bool = False,
 ) -> Iterator[RunningMachine]:
     """Power a machine on with a fresh TPM; it is off and its processes are gone when the block is left.
 
@@ -122,6 +123,7 @@ def running_machine(
         wiring: `tpm`, `variables` and `console` are replaced by this function's own.
         folder: private and empty; holds the TPM's state, the variable store and sockets.
         accelerator: ``-accel`` value; probed if absent.
+        bare: see `qemu_arguments`.
 
     Raises:
         BootError, ToolError: the TPM or QEMU cannot be started.
@@ -136,7 +138,7 @@ def running_machine(
         said = stack.enter_context(errors.open("wb"))
         tpm = stack.enter_context(software_tpm(tools, folder))
         wired = replace(wiring, tpm=tpm, variables=variables, console="stdio")
-        arguments = qemu_arguments(machine, firmware, boot, wired, accelerator=accelerator)
+        arguments = qemu_arguments(machine, firmware, boot, wired, accelerator=accelerator, bare=bare)
         started = time.monotonic()
         process = stack.enter_context(tools.spawn(_QEMU, *arguments, stdout=PIPE, stderr=said))
         assert process.stdout is not None
