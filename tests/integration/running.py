@@ -87,6 +87,8 @@ class Goldsmith:
             cwd=cwd or self.cwd,
             env={**os.environ, **(env or {})},
             start_new_session=True,
+            # A shell starts background jobs with SIGINT ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def boot(self, release: Path, *options: str | Path, folder: Path) -> BootRun:

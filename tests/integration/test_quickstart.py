@@ -1,0 +1,117 @@
+"""Inputs that moved on, and values that moved: what a build says, and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+
+import pytest
+from conftest import RECIPE, ROOT
+
+from measurements import golden
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of what a build reads, without committed values; returns the recipe's folder."""
+    folder = tmp_path / "checkout"
+    (folder / "recipes").mkdir(parents=True)
+    shutil.copy(ROOT / "requirements.txt", folder)
+    shutil.copytree(ROOT / "recipes" / "common", folder / "recipes" / "common")
+    shutil.copytree(RECIPE, folder / "recipes" / "base")
+    (folder / "recipes" / "base" / "golden.json").unlink(missing_ok=True)
+    return folder / "recipes" / "base"
+
+
+def age(lock_path) -> str:
+    """Make the lock name a version of one package that no archive has any more; return "name=version"."""
+    lock = json.loads(lock_path.read_bytes())
+    archive = next(item for item in lock["archives"] if item["name"] == "mtools")
+    old, archive["version"] = archive["version"], "4.0.0-1"
+    archive["path"] = archive["path"].replace(old, "4.0.0-1")
+    archive["sha256"] = "ab" * 32
+    text = json.dumps(lock).replace(f"mtools={old}", "mtools=4.0.0-1")
+    lock_path.write_text(json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n")
+    return "mtools=4.0.0-1"
+
+
+def test_archive_that_left_every_source_stops_a_build(goldsmith, store, checkout, tmp_path):
+    name = age(checkout / "lock.json")
+    done = goldsmith("build", checkout, "--out", tmp_path / "out", timeout=300)
+    assert done.code == 3
+    assert name.partition("=")[0] in done.stderr and "4.0.0-1" in done.stderr
+    assert "goldsmith lock" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_quickstart_builds_from_a_scratch_lock_and_says_so(goldsmith, store, checkout, tmp_path):
+    name = age(checkout / "lock.json")
+    before = (checkout / "lock.json").read_bytes()
+    done = goldsmith("build", checkout, "--out", tmp_path / "out", "--quickstart", "--json", timeout=600)
+    assert done.code == 0, done.stderr
+    assert f"{name} has left every source" in done.stderr
+    assert "scratch lock" in done.stderr
+    assert json.loads(done.stdout)["scratch"] is True
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_bytes())
+    assert manifest["inputs"]["scratch"] is True
+    assert manifest["toolbox"]["mtools"] != "4.0.0-1"
+    assert (checkout / "lock.json").read_bytes() == before, "the committed lock is not touched"
+    assert not (checkout / "golden.json").exists()
+
+
+def test_quickstart_of_a_whole_lock_is_no_scratch_build(goldsmith, store, checkout, tmp_path):
+    done = goldsmith("build", checkout, "--out", tmp_path / "out", "--quickstart", "--json", timeout=300)
+    assert done.code == 0, done.stderr
+    assert json.loads(done.stdout)["scratch"] is False
+
+
+def test_value_that_disagrees_with_the_committed_one_stops_a_build(goldsmith, release, checkout, tmp_path):
+    """Another command line: the build names the registers that moved and the input that moved them."""
+    shutil.copy(release / "golden.json", checkout)
+    kernel = checkout.parent / "common" / "kernel.yaml"
+    kernel.write_text(kernel.read_text().replace("  - panic=1\n", "  - panic=2\n"))
+    done = goldsmith("build", checkout, "--offline", "--out", tmp_path / "out", timeout=300)
+    assert done.code == 1
+    assert "disagrees with its committed golden values" in done.stderr
+    assert "PCR 9" in done.stderr and "PCR 11" in done.stderr
+    assert "because of uki .cmdline" in done.stderr
+    assert "--accept" in done.stderr
+    assert not (tmp_path / "out").exists()
+    assert (checkout / "golden.json").read_bytes() == (release / "golden.json").read_bytes()
+
+
+def test_accepted_values_are_what_the_next_build_is_held_against(goldsmith, store, checkout, tmp_path):
+    done = goldsmith("build", checkout, "--offline", "--out", tmp_path / "out", "--accept", timeout=300)
+    assert done.code == 0, done.stderr
+    committed = golden.parse((checkout / "golden.json").read_bytes())
+    assert golden.compare(committed, golden.parse((tmp_path / "out" / "golden.json").read_bytes())) == ()
+    # qcow2 is the same disk in another format: no other values.
+    done = goldsmith(
+        "build", checkout, "--offline", "--out", tmp_path / "out", "--format", "qcow2", timeout=300
+    )
+    assert done.code == 0, done.stderr
+
+
+def test_build_does_not_replace_a_folder_that_is_no_release(goldsmith, store, checkout, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("five years of work")
+    done = goldsmith("build", checkout, "--offline", "--out", tmp_path / "out", timeout=300)
+    assert done.code == 2
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "five years of work"
+
+
+def test_empty_store_without_any_source_names_what_is_missing(goldsmith, checkout, tmp_path):
+    """A mirror that refuses connections is no proof that an archive is gone."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        done = goldsmith(
+            "build", checkout, "--out", tmp_path / "out", "--mirror", f"http://127.0.0.1:{port}/debian",
+            env={"GOLDSMITH_STORE": str(tmp_path / "store"), "GOLDSMITH_VAULT": ""}, timeout=300,
+        )  # fmt: skip
+    assert done.code == 3
+    assert "127.0.0.1" in done.stderr
+    assert "has left every source" not in done.stderr
