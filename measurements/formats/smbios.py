@@ -80,6 +80,13 @@ class Structure:
         """Handle, unique in a table."""
         return int.from_bytes(self.formatted[2:4], "little")
 
+    def with_zero(self, offset: int) -> Structure:
+        """Return the structure with the byte at ``offset`` zeroed, if its formatted area reaches that far."""
+        if offset >= len(self.formatted):
+            return self
+        formatted = self.formatted[:offset] + b"\0" + self.formatted[offset + 1 :]
+        return Structure(formatted=formatted, strings=self.strings)
+
     def encode(self) -> bytes:
         """Return formatted area and string set; a structure without strings ends with two NULs."""
         if not self.strings:

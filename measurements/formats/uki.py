@@ -2,7 +2,9 @@
 
 Implements the UAPI group's Unified Kernel Image specification (UAPI.5) the way systemd-stub selects sections
 (src/boot/pe.c pe_locate_profile_sections, src/boot/stub.c find_sections): base sections are those before the
-first ``.profile``, and the first profile's sections override them when no profile is asked for.
+first ``.profile``, and the first profile's sections override them when no profile is asked for. Stubs up to
+255 know no profiles, and of sections whose names begin alike they take the last (src/boot/efi/pe.c
+locate_sections).
 """
 
 from __future__ import annotations
@@ -18,11 +20,14 @@ from measurements.errors import FormatError, PredictionError
 from measurements.formats import pe
 from measurements.formats.pe import PeImage, Section
 
-#: src/fundamental/uki.c: the sections that the stub knows, in the order in which it measures them.
+#: src/fundamental/uki.c: the sections that stubs know, in the order in which they measure them.
 STUB_SECTIONS: Final = (
     ".linux", ".osrel", ".cmdline", ".initrd", ".ucode", ".splash", ".dtb", ".uname", ".sbat", ".pcrsig",
-    ".pcrpkey", ".profile", ".dtbauto", ".hwids",
+    ".pcrpkey", ".profile", ".dtbauto", ".hwids", ".efifw",
 )  # fmt: skip
+
+#: The last release that compares as many characters as its own name of a section has, up to the last match.
+_LAST_OF_PREFIX_UNTIL = 255
 
 _MAGIC = re.compile(rb"#### LoaderInfo: systemd-stub (\d{1,4})(?![\d])")
 _MAX_MAGIC = 4096
@@ -82,8 +87,9 @@ def parse(data: bytes) -> BootImage:
         PredictionError: a UKI without a ``.linux`` section, which its stub refuses to start.
     """
     image = pe.parse(data)
-    sections = _select(image.sections)
     stub = _stub_version(image)
+    old = stub is not None and stub <= _LAST_OF_PREFIX_UNTIL
+    sections = _last_of_prefix(image.sections) if old else _select(image.sections)
     if ".linux" in sections:
         return BootImage(kind=ImageKind.UKI, image=image, stub=stub, sections=sections)
     if stub is not None or any(image.section(name) for name in _UKI_ONLY):
@@ -148,6 +154,13 @@ def _select(table: tuple[Section, ...]) -> dict[str, Section]:
     for part in ranges:
         # The first section of a name wins within its range, even an empty one.
         selected |= {section.name: section for section in reversed(part) if section.name in STUB_SECTIONS}
+    return {name: section for name, section in selected.items() if section.virtual_size}
+
+
+def _last_of_prefix(table: tuple[Section, ...]) -> dict[str, Section]:
+    selected = {
+        name: section for section in table for name in STUB_SECTIONS if section.name.startswith(name)
+    }
     return {name: section for name, section in selected.items() if section.virtual_size}
 
 

@@ -14,6 +14,7 @@ from measurements.events import Digest, Digests, HashAlgorithm
 from measurements.formats import uki
 from measurements.formats.pe import PeImage
 from measurements.formats.uki import BootImage, ImageKind
+from measurements.platforms.stubs import find_generation
 from measurements.tpm import stub
 
 
@@ -55,7 +56,8 @@ def examine_image(data: bytes, banks: tuple[HashAlgorithm, ...]) -> ImageFacts:
         kernel, version = uki.parse_kernel(payload), uki.kernel_version(payload)
     elif image.kind is ImageKind.LINUX:
         version = uki.kernel_version(data)
-    initrd = stub.initrd_chunks(image)
+    known = find_generation(image.stub) is not None
+    initrd = stub.initrd_chunks(image) if known else ()
     return ImageFacts(
         image=image,
         kernel=kernel,

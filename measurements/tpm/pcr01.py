@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 from measurements.errors import NotPredictableError
@@ -14,11 +15,16 @@ from measurements.platforms.firmware import FirmwareProfile, SmbiosMeasurement
 from measurements.platforms.qemu import builtin_load_option, disk_load_option
 from measurements.prediction import BootPath
 from measurements.tpm.boot import Boot, not_pinned, pinned, separator
-from measurements.tpm.stub import PCR1_UNCHANGED_UNTIL
+from measurements.tpm.stub import require_generation
 
 _PCR = 1
 _BOOT_ORDER = "BootOrder"
 _ACPI_EVENT = b"ACPI DATA"
+
+#: DMTF DSP0134 3.8, 7.2: how the machine was switched on, which the stub leaves out.
+_SYSTEM_INFORMATION, _WAKE_UP_TYPE = 1, 0x18
+#: systemd src/fundamental/tpm2-pcr.h SMBIOS_TYPE1_EVENT_TAG_ID ... SMBIOS_TYPE11_EVENT_TAG_ID.
+_STUB_TAGS = {1: 0xD5CB7CBC, 2: 0xE0D47BC8, 11: 0xC0B3BD23}
 
 
 def predict(boot: Boot) -> RegisterPrediction:
@@ -33,7 +39,7 @@ def predict(boot: Boot) -> RegisterPrediction:
 def _events(boot: Boot) -> Iterator[Event]:
     profile = boot.require_profile()
     boot.require_known_loader()
-    _require_quiet_stub(boot)
+    stub_types = require_generation(boot.image).smbios_types if boot.image.kind is ImageKind.UKI else ()
     if profile.acpi_measured:
         yield from _acpi(boot, profile)
     if profile.smbios is SmbiosMeasurement.BEFORE_BOOT_VARIABLES:
@@ -42,18 +48,8 @@ def _events(boot: Boot) -> Iterator[Event]:
     yield separator(boot, _PCR)
     if profile.smbios is SmbiosMeasurement.AFTER_SEPARATORS:
         yield _smbios(boot)
-
-
-def _require_quiet_stub(boot: Boot) -> None:
-    # Newer stubs measure SMBIOS structures into PCR 1 themselves (systemd 262, src/boot/stub.c
-    # measure_smbios).
-    stub = boot.image.stub
-    if boot.image.kind is ImageKind.UKI and (stub is None or stub > PCR1_UNCHANGED_UNTIL):
-        name = "this UKI's stub" if stub is None else f"systemd-stub {stub}"
-        raise NotPredictableError(
-            f"not predictable: what {name} measures into PCR 1 is not known; "
-            f"known are systemd-stub releases up to {PCR1_UNCHANGED_UNTIL}"
-        )
+    if stub_types:
+        yield from _stub_smbios(boot, stub_types)
 
 
 def _acpi(boot: Boot, profile: FirmwareProfile) -> Iterator[Event]:
@@ -81,6 +77,37 @@ def _acpi(boot: Boot, profile: FirmwareProfile) -> Iterator[Event]:
 
 
 def _smbios(boot: Boot) -> Event:
+    # edk2 >= 202505, MdeModulePkg/Universal/SmbiosMeasurementDxe: the whole table without what identifies the
+    # instance (TCG PFP 1.06, 3.3.4.2). The event field holds its address in memory.
+    return boot.event(
+        _PCR,
+        EventType.EFI_HANDOFF_TABLES,
+        smbios.filter_for_measurement(_smbios_table(boot)),
+        description="SMBIOS table",
+        cause="smbios etc/smbios/smbios-tables",
+    )
+
+
+def _stub_smbios(boot: Boot, types: tuple[int, ...]) -> Iterator[Event]:
+    # systemd >= 261, src/boot/measure-smbios.c: after the stub's own sections; each structure with its strings.
+    for structure in smbios.structures(_smbios_table(boot)):
+        if structure.type not in types:
+            continue
+        if structure.type == _SYSTEM_INFORMATION:
+            structure = structure.with_zero(_WAKE_UP_TYPE)
+        text = f"smbios:type{structure.type}\0".encode("utf-16-le")
+        yield boot.event(
+            _PCR,
+            EventType.EVENT_TAG,
+            structure.encode(),
+            description=f"SMBIOS structure of type {structure.type}",
+            cause="smbios etc/smbios/smbios-tables",
+            # TCG PFP 1.06, 10.4.3: u32 tag, u32 length, text.
+            data=struct.pack("<II", _STUB_TAGS[structure.type], len(text)) + text,
+        )
+
+
+def _smbios_table(boot: Boot) -> bytes:
     if boot.inputs.smbios is None:
         raise NotPredictableError(
             "not predictable: the machine's SMBIOS tables were not supplied; they come from the QEMU "
@@ -91,17 +118,8 @@ def _smbios(boot: Boot) -> Event:
         raise NotPredictableError(
             "not predictable: the firmware file does not show the strings of its SMBIOS type 0 structure"
         )
-    table = smbios.ovmf_table(
+    return smbios.ovmf_table(
         boot.inputs.smbios, type0_strings=(strings.vendor, strings.version, strings.release_date)
-    )
-    # edk2 >= 202505, MdeModulePkg/Universal/SmbiosMeasurementDxe: the whole table without what identifies the
-    # instance (TCG PFP 1.06, 3.3.4.2). The event field holds its address in memory.
-    return boot.event(
-        _PCR,
-        EventType.EFI_HANDOFF_TABLES,
-        smbios.filter_for_measurement(table),
-        description="SMBIOS table",
-        cause="smbios etc/smbios/smbios-tables",
     )
 
 

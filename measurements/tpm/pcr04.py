@@ -11,15 +11,10 @@ from measurements.formats.uki import ImageKind
 from measurements.platforms.qemu import NAMED_KERNEL_BLOBS_SINCE, machine_version
 from measurements.prediction import BootPath
 from measurements.tpm.boot import Boot, action, not_pinned, pinned, separator
+from measurements.tpm.stub import require_generation
 
 _PCR = 4
 _CALLING = "Calling EFI Application from Boot Option"
-
-#: systemd-stub releases with a Security2 override: under Secure Boot the firmware neither verifies nor
-#: measures the kernel inside (systemd 252, src/boot/efi/linux.c; 258 enters the kernel itself and always
-#: skips LoadImage).
-_OVERRIDES_SINCE = 252
-_ENTERS_KERNEL_SINCE = 258
 
 
 def predict(boot: Boot) -> RegisterPrediction:
@@ -83,19 +78,15 @@ def _require_plain_kernel_blob(boot: Boot) -> None:
 
 
 def _firmware_loads_kernel(boot: Boot) -> bool:
-    """Whether the stub starts the kernel through the firmware's LoadImage, which measures it."""
-    stub = boot.image.stub
-    if stub is None:
-        raise NotPredictableError(
-            "not predictable: the UKI does not say which systemd-stub it has (.sdmagic), so whether the "
-            "firmware "
-            "measures the kernel inside is not known"
-        )
+    """Whether the stub starts the kernel through the firmware's LoadImage, which measures it.
+
+    Under Secure Boot it overrides the Security2 protocol (systemd 252, src/boot/efi/linux.c), so the firmware
+    neither verifies nor measures the kernel inside.
+    """
+    generation = require_generation(boot.image)
     if boot.facts.kernel is not None and not uki.takes_initrd_from_stub(boot.facts.kernel):
         raise NotPredictableError(
             "not predictable: the kernel is older than Linux 5.8 and started by the EFI handover protocol; "
             "use a newer kernel"
         )
-    if stub >= _ENTERS_KERNEL_SINCE:
-        return False
-    return stub < _OVERRIDES_SINCE or not boot.secure_boot.enabled
+    return generation.loads_kernel and not boot.secure_boot.enabled

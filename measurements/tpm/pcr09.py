@@ -9,6 +9,7 @@ from typing import Final
 from measurements.errors import NotPredictableError
 from measurements.events import Event, EventType, RegisterPrediction, Stability
 from measurements.formats.uki import ImageKind
+from measurements.prediction import BootPath
 from measurements.tpm import stub
 from measurements.tpm.boot import Boot, not_pinned, pinned
 
@@ -17,7 +18,7 @@ _PCR = 9
 _LOAD_OPTIONS = (0x8F3B22ED, b"LOADED_IMAGE::LoadOptions")
 _INITRD = (0x8F3B22EC, b"Linux initrd")
 
-#: Kernels from here on measure both; what older ones measure differs from release to release.
+#: PLACEHOLDER
 _MEASURING_KERNEL: Final = (6, 6)
 
 
@@ -36,7 +37,7 @@ def _events(boot: Boot) -> Iterator[Event]:
         raise NotPredictableError(
             "not predictable: a kernel without UKI gets its command line and initrd from elsewhere"
         )
-    stub.require_known_release(boot.image)
+    _require_shared_initrd(boot)
     version = boot.facts.kernel_version
     if version is None or version < _MEASURING_KERNEL:
         name = "a kernel that shows no version" if version is None else f"Linux {version[0]}.{version[1]}"
@@ -64,6 +65,17 @@ def _events(boot: Boot) -> Iterator[Event]:
             description="Linux initrd",
             cause="uki .initrd",
             data=_tagged(*_INITRD),
+        )
+
+
+def _require_shared_initrd(boot: Boot) -> None:
+    # boot-secret.c prepare_boot_secret: derived from a variable and a file that the stub makes at the first
+    # boot, if UEFI has random numbers; what -kernel loads lies on no file system that could be written to.
+    generation = stub.require_generation(boot.image)
+    if generation.boot_secret and boot.inputs.boot is BootPath.DISK:
+        raise NotPredictableError(
+            f"not predictable: systemd-stub {boot.image.stub} adds a secret of each single machine to the "
+            "initrd of a UKI on a file system"
         )
 
 

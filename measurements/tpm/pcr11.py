@@ -7,12 +7,12 @@ from typing import Final
 
 from measurements.errors import NotPredictableError
 from measurements.events import Event, EventType, RegisterPrediction, Sequence, Stability
-from measurements.formats.uki import STUB_SECTIONS, ImageKind
+from measurements.formats.uki import ImageKind
+from measurements.platforms.stubs import PICKED_BY_MACHINE
 from measurements.tpm import stub
 from measurements.tpm.boot import Boot, not_pinned, pinned
 
 _PCR = 11
-_NOT_MEASURED = (".pcrsig",)
 
 #: systemd-pcrphase.service(8): the words, in order; "ready" is the steady state of a running machine.
 PHASES: Final = ("enter-initrd", "leave-initrd", "sysinit", "ready", "shutdown", "final")
@@ -43,17 +43,16 @@ def predict(boot: Boot) -> RegisterPrediction:
 
 def _sections(boot: Boot) -> Iterator[Event]:
     image = boot.image
-    stub.require_known_release(image)
-    if ".dtbauto" in image.sections:
-        raise NotPredictableError(
-            "not predictable: the UKI has .dtbauto sections, of which the stub picks one by the "
-            "machine's hardware id"
-        )
-    # systemd-stub(7), "TPM PCR Notes"; systemd 257 src/boot/stub.c measure_sections: for each section in
+    # systemd-stub(7), "TPM PCR Notes"; systemd src/boot/stub.c measure_sections: for each section in
     # the order of unified_sections its name with NUL, then its contents. Order is the specification.
-    for name in STUB_SECTIONS:
-        if name not in image.sections or name in _NOT_MEASURED:
+    for name in stub.require_generation(image).sections:
+        if name not in image.sections:
             continue
+        if name in PICKED_BY_MACHINE:
+            raise NotPredictableError(
+                f"not predictable: the UKI has {name} sections, of which the stub picks one by the "
+                "machine's hardware id"
+            )
         logged = name.encode("utf-16-le") + b"\0\0"
         yield boot.event(
             _PCR,

@@ -14,13 +14,11 @@ from measurements.formats.pe import PeImage
 from measurements.formats.uki import BootImage, ImageKind
 from measurements.platforms.firmware import FirmwareProfile
 from measurements.tpm.authority import authorise
+from measurements.tpm.stub import require_generation
 
 #: SecurityPkg/Include/Guid/AuthenticatedVariableFormat.h gEfiSecureBootEnableDisableGuid.
 _SECURE_BOOT_ENABLE_GUID: Final = UUID("f0a30bc7-af08-4556-99c4-001009c93a44")
 _SECURE_BOOT_ENABLE: Final = "SecureBootEnable"
-
-#: systemd-stub releases that start the kernel through LoadImage under Secure Boot's own rules.
-_STUB_WITHOUT_OVERRIDE: Final = 252
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,16 +67,15 @@ def secure_boot_state(
         return SecureBoot(enabled=enabled, variables=measured)
     database = data(IMAGE_SECURITY_DATABASE, "db") or b""
     forbidden = data(IMAGE_SECURITY_DATABASE, "dbx") or b""
-    verified = [image.image]
-    # Until systemd 252 the stub let the firmware verify the kernel inside the UKI too.
-    if kernel is not None and image.kind is ImageKind.UKI and (image.stub or 0) < _STUB_WITHOUT_OVERRIDE:
-        verified.append(kernel)
     try:
-        found = [authorise(each, database, forbidden) for each in verified]
+        if image.kind is ImageKind.UKI:
+            # Every stub in the table overrides the Security2 protocol or enters the kernel itself, so the
+            # firmware does not verify the kernel inside.
+            require_generation(image)
+        found = authorise(image.image, database, forbidden)
     except NotPredictableError as error:
         return SecureBoot(enabled=True, variables=measured, refusal=str(error))
-    # DxeImageVerificationLib/Measurement.c: an entry that was measured once is not measured again.
-    return SecureBoot(enabled=True, variables=measured, authorities=tuple(dict.fromkeys(found)))
+    return SecureBoot(enabled=True, variables=measured, authorities=(found,))
 
 
 def _measured_variables(
