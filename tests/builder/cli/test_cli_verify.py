@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from attester import AK, BANKS, NONCE, OTHER_AK, SIGNING_KEY, Machine, document, public_pem, signed
+from attester import AK, BANKS, NONCE, OTHER_AK, SIGNING_KEY, VECTORS, Machine, document, public_pem, signed
 
 from builder.cli import run
 from measurements import golden, keys
@@ -64,6 +64,18 @@ def test_json_holds_the_contract(capfd):
         assert set(found["registers"][bank]) == {str(index) for index in range(16)}
         entry = found["registers"][bank]["4"]
         assert entry["equal"] is True and entry["predicted"] == entry["observed"] and entry["reason"] is None
+
+
+@pytest.mark.parametrize("quotes", sorted((VECTORS / "quote").glob("*.json")), ids=lambda path: path.stem)
+def test_quotes_that_a_tpm_made_pass(files, capfd, quotes):
+    # swtpm, into which the events of the recorded boot were extended (tests/vectors/README.md, "quote").
+    evidence = json.loads(quotes.read_text())
+    (files / "tpm.pem").write_text(evidence["attestation_key"]["public"])
+    given = [*GIVEN[:4], "--evidence", str(quotes), *VALID, "--nonce", NONCE.hex(), "--ak", "tpm.pem"]
+    assert run(["verify", *given]) == 0
+    assert capfd.readouterr().err == ""
+    assert run(["verify", *given[:-1], "ak.pem", "--json"]) == 1
+    assert list(failed(verdict(capfd))) == ["attestation key"]
 
 
 def test_a_changed_machine_fails_and_the_register_says_why(files, capfd):
