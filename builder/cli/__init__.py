@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -38,6 +39,10 @@ exit codes: 0 ok, 1 verification failed, 2 usage, 3 build or environment
 
 def main() -> NoReturn:
     """Run one verb and exit with its code (docs/cli.md)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal without Unicode, a path that is no UTF-8: written out, and no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
 
 
@@ -74,7 +79,9 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
         module = importlib.import_module(f"builder.cli.{verb.replace('-', '_')}")
         # A verb with a main() of its own runs without the extra `build`: verifiers do not install it.
         main = getattr(module, "main", None)
-        return main(arguments) if main is not None else _run_typer(verb, module, arguments)
+        code: int = main(arguments) if main is not None else _run_typer(verb, module, arguments)
+        sys.stdout.flush()
+        return code
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in ("builder", "measurements"):
             raise
@@ -95,8 +102,9 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
         console.error("interrupted; nothing half-written was left behind")
         return 130
     except BrokenPipeError:
+        # Whoever reads the result has gone, so it was not given; code 0 would say that all is well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 3
     except OSError as error:
         console.error(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "))
         return 3
@@ -116,6 +124,8 @@ def _run_typer(verb: str, module: ModuleType, arguments: list[str]) -> int:
         return result if isinstance(result, int) else 0
     except typer.Exit as stop:
         return stop.exit_code
+    except SystemExit:  # what typer makes of a BrokenPipeError; no verb exits by itself
+        raise BrokenPipeError from None
     except typer.Abort:  # what typer makes of a KeyboardInterrupt
         raise KeyboardInterrupt from None
     except Exception as error:

@@ -7,13 +7,15 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from measurements import envelope, keys
+from measurements import envelope, golden, keys
 from measurements.envelope import (
     VerifiedPayload,
+    add_signatures,
     parse_statement,
     pre_authentication_encoding,
     sign_document,
     statement_of,
+    unverified_document,
     verify_envelope,
 )
 from measurements.errors import FormatError, LimitError, MeasurementError, SignatureError
@@ -256,3 +258,38 @@ def test_mutated_envelopes_never_escape(data):
 def test_random_bytes_are_no_envelope(data):
     with pytest.raises(MeasurementError):
         verify_envelope(data, [PUBLIC])
+
+
+def test_signatures_are_added_one_by_one():
+    second, third = (keys.generate(keys.KeyAlgorithm(name)) for name in ("ecdsa-p256", "ecdsa-p384"))
+    thrice = add_signatures(add_signatures(sign_document(document(), [SIGNING_KEY]), [second]), [third])
+    trusted = [key.public() for key in (SIGNING_KEY, second, third)]
+    verified = verify_envelope(thrice, trusted, threshold=3)
+    assert parse_statement(verified) == unverified_document(thrice) == document()
+    assert json.loads(thrice)["payload"] == json.loads(sign_document(document(), [second]))["payload"]
+
+
+def test_a_key_signs_an_envelope_once():
+    value = json.loads(sign_document(document(), [SIGNING_KEY]))
+    value["signatures"][0]["keyid"] = "somebody else"  # a hint, which hides nothing
+    with pytest.raises(SignatureError, match="has signed this envelope already"):
+        add_signatures(json.dumps(value).encode(), [SIGNING_KEY])
+
+
+def test_an_envelope_holds_so_many_signatures():
+    value = json.loads(sign_document(document(), [SIGNING_KEY]))
+    value["signatures"] = [{"sig": "AAAA"}] * 16
+    with pytest.raises(SignatureError, match="17 signatures"):
+        add_signatures(json.dumps(value).encode(), [SIGNING_KEY])
+
+
+def test_only_golden_documents_get_another_signature():
+    value = json.loads(sign_document(document(), [SIGNING_KEY]))
+    value["payload"] = base64.b64encode(b'{"a":1}').decode()
+    with pytest.raises(FormatError, match="in-toto statement"):
+        add_signatures(json.dumps(value).encode(), [SIGNING_KEY])
+
+
+def test_a_document_without_an_envelope_is_called_so():
+    with pytest.raises(FormatError, match="without any signature"):
+        verify_envelope(golden.to_pretty(document()), [SIGNING_KEY.public()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -121,3 +122,28 @@ def test_control_characters_are_written_out(capfd, text):
     console.error(f"a{text}b", hint=text)
     told = capfd.readouterr()
     assert text not in told.out + told.err and "\\" in told.out
+
+
+COMMAND = Path(sys.executable).with_name("goldsmith")
+
+
+def test_a_terminal_without_unicode_is_no_reason_to_fail():
+    log = Path(__file__).parents[2] / "vectors/eventlog/qemu-ovmf-2025.02.bin"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([COMMAND, "replay", log], capture_output=True, env=environment, timeout=60)
+    assert done.returncode == 0 and done.stderr == b"" and b"0 findings" in done.stdout
+    done = subprocess.run([COMMAND, "replay", b"\xff"], capture_output=True, env=environment, timeout=60)
+    assert done.returncode == 2 and b"cannot read \\udcff" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["replay", "keygen"])
+def test_a_reader_that_went_away_is_no_success(verb):
+    log = Path(__file__).parents[2] / "vectors/eventlog/qemu-ovmf-2025.02.bin"
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        argument = log if verb == "replay" else "key"
+        done = subprocess.run([COMMAND, verb, argument], stdout=writer, stderr=subprocess.PIPE, timeout=60)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (3, b"")
