@@ -48,11 +48,11 @@ class Reader:
         result: object = self._members[key]
         return result
 
-    def text(self, key: str) -> str:
-        """Return a string of 1 to 1024 characters."""
+    def text(self, key: str, *, minimum: int = 1) -> str:
+        """Return a string of ``minimum`` to 1024 characters."""
         value = self._members[key]
-        if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
-            raise self._error(key, f"a string of 1 to {MAX_TEXT} characters")
+        if not isinstance(value, str) or not minimum <= len(value) <= MAX_TEXT:
+            raise self._error(key, f"a string of {minimum} to {MAX_TEXT} characters")
         return value
 
     def integer(self, key: str, maximum: int) -> int:

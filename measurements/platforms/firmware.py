@@ -82,7 +82,7 @@ class FirmwareProfile:
     Attributes:
         sha384: of the firmware file, 96 hex digits.
         name: for readers: package, version and file.
-        crtm_version: PcdFirmwareVersionString, measured as the S-CRTM version.
+        crtm_version: PcdFirmwareVersionString, measured as the S-CRTM version; some builds leave it empty.
         peifv: how the measured PEI volume follows from the file.
         patches: for mode PATCHED.
         observations: for mode CALIBRATE; at most one per (memory, vCPUs).
@@ -171,7 +171,7 @@ class FirmwareProfile:
         return cls(
             sha384=top.hex("sha384", 48).hex(),
             name=top.text("name"),
-            crtm_version=top.text("crtm_version"),
+            crtm_version=top.text("crtm_version", minimum=0),
             peifv=mode,
             patches=patches,
             observations=observations,
