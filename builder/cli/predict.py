@@ -170,7 +170,11 @@ class _Lender:
                     pciexbar=None if profile is None else profile.pciexbar,
                 )
         except (BuilderError, NotPredictableError) as error:
-            self._reporter.note(f"PCR 1 is not pinned, there are no tables of the machine: {error}")
+            hint = getattr(error, "hint", None)
+            self._reporter.note(
+                f"PCR 1 is not pinned, there are no tables of the machine: {error}"
+                + (f"; try: {hint}" if hint else "")
+            )
             return None
 
     def _load(self) -> tuple[Recipe, Lock]:
@@ -191,7 +195,7 @@ def _firmware(wanted: str, lending: _Lender) -> tuple[str, bytes]:
     if path.is_file():
         return path.stem.lower(), read_limited(path, MAX_FIRMWARE_SIZE)
     if "/" in wanted:
-        raise UsageError(f"cannot read {wanted}: no such file")
+        raise UsageError(f"cannot read {wanted}: there is no such file")
     return wanted, read_limited(lending.firmware(wanted), MAX_FIRMWARE_SIZE)
 
 

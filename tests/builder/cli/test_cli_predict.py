@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -9,9 +10,13 @@ from pathlib import Path
 import launch_samples as samples
 import pytest
 from firmware_files import ovmf_code
+from hypothesis import given
+from hypothesis import strategies as st
 
 from builder.cli import run
+from builder.errors import UsageError
 from builder.foreign import partition_table
+from measurements.errors import FormatError
 from measurements.events import EventType, HashAlgorithm
 from measurements.formats import eventlog
 from measurements.replay import replay
@@ -144,6 +149,16 @@ def test_a_disk_of_4096_byte_sectors_is_recognised():
     assert partition_table(prefix).sector_size == 512
 
 
+@given(st.binary(max_size=300), st.integers(0, 17_000), st.sampled_from([None, 512, 4096]))
+def test_a_hostile_disk_is_a_clear_error(junk, place, sector_size):
+    disk = bytearray(samples.vector("launches/disk-prefix.xz"))
+    disk[place : place + len(junk)] = junk
+    with contextlib.suppress(FormatError, UsageError):
+        partition_table(bytes(disk[: place + 600]), sector_size=sector_size)
+    with contextlib.suppress(FormatError, UsageError):
+        partition_table(bytes(disk), sector_size=sector_size)
+
+
 @pytest.mark.parametrize(
     ("name", "magic"),
     [("qcow2", b"QFI\xfb"), ("VMDK", b"KDMV"), ("VHDX", b"vhdxfile"), ("zstd", b"\x28\xb5\x2f\xfd")],
@@ -169,7 +184,11 @@ def test_wrapped_disks_are_refused_by_name(capfd, name, magic):
         ([*GIVEN, "--direct", "--profile", "uki.efi"], 3, "uki.efi is no firmware profile"),
         (["--firmware", "fw.fd", "--uki", "fw.fd", "--direct", "--no-acpi"], 3, "fw.fd: "),
         (["--firmware", "fw.fd", "--uki", ".", "--direct", "--no-acpi"], 2, "cannot read ."),
-        (["--firmware", "no/such.fd", "--uki", "uki.efi", "--direct"], 2, "no/such.fd: no such file"),
+        (
+            ["--firmware", "no/such.fd", "--uki", "uki.efi", "--direct"],
+            2,
+            "no/such.fd: there is no such file",
+        ),
         (["--firmware", "ovmf-1", "--uki", "uki.efi", "--direct"], 2, "no recipe 'base'"),
         (["--uki", "uki.efi", "--direct"], 2, "--firmware"),
     ],
