@@ -135,7 +135,7 @@ def find_generation(release: int | None) -> StubGeneration | None:
 
 
 def known_releases() -> str:
-    """Return the table's releases for a message: ``252, 254, 255, 257-262``."""
+    """Return the table's releases for a message: ``252, 254-255, 257-262``."""
     ranges: list[tuple[int, int]] = []
     for each in GENERATIONS:
         if ranges and each.first == ranges[-1][1] + 1:

@@ -139,7 +139,7 @@ def examine(inputs: TpmInputs) -> Boot:
         firmware=firmware,
         firmware_problem=problem,
         facts=facts,
-        secure_boot=secure_boot_state(inputs.variables, profile, facts.image, facts.kernel),
+        secure_boot=secure_boot_state(inputs.variables, profile, facts.image),
     )
 
 

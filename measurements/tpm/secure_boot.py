@@ -10,7 +10,6 @@ from uuid import UUID
 from measurements.errors import NotPredictableError
 from measurements.formats import varstore
 from measurements.formats.efivar import GLOBAL_VARIABLE, IMAGE_SECURITY_DATABASE, Signature, Variable
-from measurements.formats.pe import PeImage
 from measurements.formats.uki import BootImage, ImageKind
 from measurements.platforms.firmware import FirmwareProfile
 from measurements.tpm.authority import authorise
@@ -39,9 +38,7 @@ class SecureBoot:
     refusal: str | None = None
 
 
-def secure_boot_state(
-    store: bytes | None, profile: FirmwareProfile | None, image: BootImage, kernel: PeImage | None
-) -> SecureBoot:
+def secure_boot_state(store: bytes | None, profile: FirmwareProfile | None, image: BootImage) -> SecureBoot:
     """Work out the state from the variable store (``None``: no variables) and the firmware's profile.
 
     Raises:

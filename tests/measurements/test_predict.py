@@ -98,7 +98,8 @@ def test_pcr01_reasons():
         ({"boot_devices": None}, "unknown number"),
         ({"boot_devices": (VirtioBlk(slot=1), VirtioBlk(slot=2))}, "got 2"),
         ({"profiles": (unplaced,)}, "PCIEXBAR"),
-        ({"image": samples.uki(stub=262)}, "systemd-stub 262"),
+        ({"image": samples.uki(stub=263)}, "systemd-stub 263"),
+        ({"image": samples.uki(stub=262)}, "SMBIOS tables were not supplied"),
     ):
         register = predict_tpm(samples.inputs(**full | changes)).register(1)
         assert register.stability is Stability.NOT_PINNED

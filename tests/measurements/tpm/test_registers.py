@@ -135,7 +135,7 @@ def test_pcr04_direct_measures_the_image_before_the_boot_attempt():
 
 
 @pytest.mark.parametrize(
-    ("stub", "inner"), [(251, True), (252, True), (257, True), (258, False), (262, False)]
+    ("stub", "inner"), [(252, True), (254, True), (257, True), (258, False), (262, False)]
 )
 def test_pcr04_inner_kernel_by_stub_release(stub, inner):
     assert (authenticode(samples.KERNEL) in digests(register(4, image=samples.uki(stub=stub)))) is inner
@@ -237,9 +237,13 @@ def test_pcr11_signatures_are_not_measured():
 
 
 def test_pcr11_reasons():
-    assert "systemd-stub 258" in register(11, image=samples.uki(stub=258)).reason
-    auto = samples.uki([*samples.SECTIONS, (".dtbauto", b"x")])
-    assert ".dtbauto" in register(11, image=auto).reason
+    assert "systemd-stub 263" in register(11, image=samples.uki(stub=263)).reason
+    for section in (".dtbauto", ".efifw"):
+        picked = samples.uki([*samples.SECTIONS, (section, b"x")], stub=258)
+        assert section in register(11, image=picked).reason
+    # Stubs without the section do not measure it.
+    unknown = samples.uki([*samples.SECTIONS, (".efifw", b"x")])
+    assert register(11, image=unknown).values(SHA256) == register(11).values(SHA256)
 
 
 def test_pcr15():
