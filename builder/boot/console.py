@@ -14,7 +14,7 @@ _TAIL_LINES = 15
 _MAX_LOG = 16 << 20  # bytes written to the log file
 
 #: ECMA-48 control sequences, and every other control character.
-_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-Z\\-_]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-Z\\-_]|[\x00-\x1f\x7f-\x9f]")
 
 #: The phases of a boot in order, each with what its beginning prints; silent images skip the later ones.
 PHASES = (
@@ -50,12 +50,12 @@ class Console:
     def last_line(self) -> str:
         """The last line that says something; empty before the first."""
         with self._lock:
-            return self._partial or (self._lines[-1] if self._lines else "")
+            return _clean(self._partial) or (self._lines[-1] if self._lines else "")
 
     def tail(self, count: int = _TAIL_LINES) -> str:
         """Return the last ``count`` lines."""
         with self._lock:
-            lines = [*self._lines, self._partial] if self._partial else list(self._lines)
+            lines = [line for line in (*self._lines, _clean(self._partial)) if line]
         return "\n".join(lines[-count:])
 
     def contains(self, text: str) -> bool:
@@ -84,11 +84,11 @@ class Console:
         with self._lock:
             *complete, partial = (self._partial + text).replace("\r", "\n").split("\n")
             for raw in complete:
-                line = _ESCAPES.sub("", raw).strip()[:_MAX_LINE]
+                line = _clean(raw)
                 if line:
                     self._lines.append(line)
                     self._advance(line)
-            # An escape sequence may still be incomplete here, so it is cleaned only once its line ends.
+            # Kept raw: an escape sequence may still be incomplete here.
             self._partial = partial[-_MAX_LINE:]
 
     def _advance(self, line: str) -> None:
@@ -97,3 +97,7 @@ class Console:
             if marker is not None and marker.search(line):
                 self._phase = index
                 return
+
+
+def _clean(line: str) -> str:
+    return _ESCAPES.sub("", line).strip()[:_MAX_LINE]

@@ -1,0 +1,116 @@
+"""QEMU, swtpm and the pinned firmware themselves: what is computed without a guest equals what a guest measures."""
+
+import hashlib
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from builder.artifacts import Machine
+from builder.boot import accelerator
+from builder.boot.calibrate import calibrate
+from builder.boot.qtest import machine_tables
+from builder.boot.swtpm import manufacture
+from builder.fetch import fetch
+from builder.inputs import InputOptions, open_sources
+from builder.lock import load_lock
+from builder.recipe import find_recipe, load_recipe
+from builder.store import Store
+from builder.toolbox import firmware, unpack_toolbox
+from builder.tools import HOST
+from measurements.evidence.document import parse as parse_evidence
+from measurements.formats import eventlog
+from measurements.platforms.calibration import derive_profile
+from measurements.platforms.firmware import find_profile
+from measurements.prediction import BootPath
+
+pytestmark = pytest.mark.integration
+SERVICE = Path(__file__).parents[3] / "recipes/common/evidence"
+
+
+@pytest.fixture(scope="module")
+def locked():
+    recipe = load_recipe(find_recipe("base"))
+    lock, store = load_lock(recipe), Store.default()
+    with open_sources(InputOptions(), lock) as sources:
+        fetch(lock.archives, store, sources, recipe=recipe.name)
+    return unpack_toolbox(lock, store), firmware(recipe.firmware, lock, store)
+
+
+@pytest.mark.parametrize(("memory", "vcpus"), [(1024, 1), (4096, 4)])
+def test_tables_and_profile_of_every_pinned_firmware(locked, memory, vcpus):
+    tools, builds = locked
+    machine = Machine(type="pc-q35-10.0", cpu="qemu64", memory_mib=memory, vcpus=vcpus)
+    for build in builds:
+        log = eventlog.parse(calibrate(tools, build, machine))
+        tables = machine_tables(tools, machine, build, BootPath.DISK, bare=True)
+
+        measured = [
+            record.digests["sha256"].value for record in log.records if record.data[:9] == b"ACPI DATA"
+        ]
+        assert [hashlib.sha256(blob).digest() for _, blob in tables.acpi.measured()] == measured
+
+        code = build.code.read_bytes()
+        known = find_profile(code)
+        derived = derive_profile(
+            code,
+            log,
+            name=known.name,
+            memory_mib=memory,
+            vcpus=vcpus,
+            acpi={0xE0000000: tables.acpi},
+            smbios_tables=tables.smbios,
+        )
+        assert derived == known
+
+
+def test_tables_survive_their_cache(locked, tmp_path):
+    tools, builds = locked
+    machine = Machine(type="pc-q35-10.0", cpu="qemu64", memory_mib=1024, vcpus=1)
+    tables = machine_tables(tools, machine, builds[0], BootPath.DIRECT)
+    tables.save(tmp_path / "tables")
+    assert type(tables).load(tmp_path / "tables") == tables
+    assert tables.bootorder == b"/rom@genroms/linuxboot_dma.bin\0"
+
+
+def test_the_probe_believes_tcg_and_no_impossible_processor(locked):
+    tools, _ = locked
+    assert accelerator._runs(tools, "tcg", "qemu64")
+    assert not accelerator._runs(tools, "tcg", "qemu64,+sgx")
+    assert accelerator.probe(tools, "qemu64") in (accelerator.KVM, accelerator.TCG)
+
+
+def test_host_and_guest_make_the_same_key(locked, tmp_path):
+    """The host's key comes through tpm2-tss, the guest's through the service's own TPM client."""
+    tools, _ = locked
+    sys.path.insert(0, str(SERVICE))
+    import evidence
+
+    pinned = manufacture(tools, tmp_path)
+    path = tmp_path / "guest.sock"
+    arguments = (
+        "socket", "--tpm2", "--tpmstate", f"dir={tmp_path}", "--server", f"type=unixio,path={path}",
+        "--flags", "not-need-init,startup-clear",
+    )  # fmt: skip
+    (tmp_path / "log").write_bytes(b"log")
+    with tools.spawn("swtpm", *arguments) as process, socket.socket(socket.AF_UNIX) as connection:
+        while not path.is_socket() and process.poll() is None:
+            os.sched_yield()
+        connection.connect(str(path))
+        log = os.open(tmp_path / "log", os.O_RDONLY)
+        document = evidence.document(bytes(16), {"tpm": connection.fileno(), "eventlog": log})
+        os.close(log)
+    parsed = parse_evidence(document.encode())
+    assert parsed.attestation_key == pinned
+    assert {value.value for value in parsed.quotes[0].registers.values()} == {bytes(20)}, "as after reset"
+
+
+@pytest.mark.skipif(not Path("/usr/bin/systemd-analyze").exists(), reason="no systemd-analyze on this host")
+@pytest.mark.parametrize("unit", ["goldsmith-evidence@.service", "goldsmith-evidence-serial.service"])
+def test_the_sandbox_is_rated_safe(unit, tmp_path):
+    (tmp_path / unit).write_bytes((SERVICE / unit).read_bytes())
+    HOST.run(
+        "systemd-analyze", "security", "--offline=yes", "--no-pager", "--threshold=20", str(tmp_path / unit)
+    )  # 20 is an exposure of 2.0 of 10
