@@ -158,9 +158,7 @@ def _select(table: tuple[Section, ...]) -> dict[str, Section]:
 
 
 def _last_of_prefix(table: tuple[Section, ...]) -> dict[str, Section]:
-    selected = {
-        name: section for section in table for name in STUB_SECTIONS if section.name.startswith(name)
-    }
+    selected = {name: section for section in table for name in STUB_SECTIONS if section.name.startswith(name)}
     return {name: section for name, section in selected.items() if section.virtual_size}
 
 
