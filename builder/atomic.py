@@ -6,6 +6,8 @@ import contextlib
 import fcntl
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -37,6 +39,24 @@ def write_atomic(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Write ``content`` to ``path`` so that a reader or a crash sees the old file or the new one."""
     with atomic_file(path, mode=mode) as handle:
         handle.write(content)
+
+
+@contextlib.contextmanager
+def temporary_folder(prefix: str, *, parent: Path | None = None) -> Iterator[Path]:
+    """Make a private folder that is gone when the block is left, by a signal too.
+
+    `tempfile.TemporaryDirectory` leaves its folder behind when a signal arrives while it is made.
+
+    Args:
+        prefix: of its name.
+        parent: where; the system's folder for temporary files if absent.
+    """
+    path = (parent or Path(tempfile.gettempdir())) / f"{prefix}{secrets.token_hex(6)}"
+    try:
+        path.mkdir(mode=0o700)
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def sync_directory(path: Path) -> None:

@@ -7,11 +7,11 @@ What the signed document says about the boot chain, and what the chain says abou
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from builder.atomic import temporary_folder
 from builder.errors import BuilderError, ToolError
 from builder.image.esp import read_boot_file
 from builder.image.verity import verify_verity
@@ -58,8 +58,7 @@ def _findings(
     except FormatError as error:
         yield f"partition table (GPT): {error}"
         return
-    with tempfile.TemporaryDirectory(prefix="goldsmith-diagnosis-") as name:
-        work = Path(name)
+    with temporary_folder("goldsmith-diagnosis-") as work:
         try:
             image = _booted_image(folder, table, launch.boot, tools, work)
             now = predict_launch(launch, uki=image, disk=table, tools=tools, store=store)

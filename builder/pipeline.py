@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder.artifacts import Lock
+from builder.atomic import temporary_folder
 from builder.image.cpio import compress_initrd, write_cpio
 from builder.image.disk import assemble_disk, convert_qcow2, identify
 from builder.image.erofs import build_erofs
@@ -92,8 +92,8 @@ def build(
         builds = firmware(recipe.firmware, lock, store)
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as name:
-        work, folder = Path(name), Path(name) / "release"
+    with temporary_folder(f".{out.name}.", parent=out.parent) as work:
+        folder = work / "release"
         folder.mkdir()
         with reporter.phase("compose"):
             kernel = _kernel(lock, store)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
-from builder.atomic import sync_directory
+from builder.atomic import sync_directory, temporary_folder
 from builder.errors import ImageError, UsageError
 
 _OURS = "manifest.json"
@@ -30,12 +29,14 @@ def publish(folder: Path, out: Path) -> None:
     try:
         if out.exists():
             # Two renames: a reader sees the old release, for a moment none, then the new one, never a mixture.
-            with tempfile.TemporaryDirectory(prefix=f".{out.name}.old.", dir=out.parent) as old:
-                out.rename(Path(old) / "release")
+            with temporary_folder(f".{out.name}.old.", parent=out.parent) as old:
+                kept = old / "release"
                 try:
+                    out.rename(kept)
                     folder.rename(out)
-                except OSError:
-                    (Path(old) / "release").rename(out)
+                except BaseException:  # a signal between the two would take the old release with it
+                    if kept.exists() and not out.exists():
+                        kept.rename(out)
                     raise
         else:
             folder.rename(out)
