@@ -123,10 +123,12 @@ def _run_typer(verb: str, module: ModuleType, arguments: list[str]) -> int:
         result = app(arguments, prog_name=f"goldsmith {verb}", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except typer.Exit as stop:
+        if isinstance(stop.__cause__, KeyboardInterrupt):  # typer ends with a bare code 130
+            raise KeyboardInterrupt from None
         return stop.exit_code
     except SystemExit:  # what typer makes of a BrokenPipeError; no verb exits by itself
         raise BrokenPipeError from None
-    except typer.Abort:  # what typer makes of a KeyboardInterrupt
+    except typer.Abort:  # Ctrl-C at a prompt
         raise KeyboardInterrupt from None
     except Exception as error:
         if hasattr(error, "format_message"):  # click.UsageError and its kin

@@ -187,3 +187,11 @@ def copy_release(release: Path, target: Path, *, without: Sequence[str] = ()) ->
         if path.name not in without:
             subprocess.run(["cp", "--sparse=always", "--reflink=auto", path, target], check=True, timeout=120)
     return target
+
+
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Give a file a second name; copy it where that cannot be."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:  # another file system, or somebody else's file
+        shutil.copy2(source, target)

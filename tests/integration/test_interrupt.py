@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import time
 
 import pytest
-from running import await_process, interrupt, leftovers, private_temporary, processes
+from running import await_process, interrupt, leftovers, link_or_copy, private_temporary, processes
 
 pytestmark = pytest.mark.integration
 
@@ -35,10 +33,7 @@ def test_interrupted_build_leaves_the_old_release(goldsmith, store, tmp_path, nu
     root = tmp_path / "store"
     (root / "sha256").mkdir(parents=True)
     for path in (store.root / "sha256").iterdir():
-        try:
-            os.link(path, root / "sha256" / path.name)
-        except OSError:  # another file system
-            shutil.copy2(path, root / "sha256")
+        link_or_copy(path, root / "sha256" / path.name)
     out = tmp_path / "dist" / "base"
     out.mkdir(parents=True)
     (out / "manifest.json").write_text("an older release")
@@ -53,6 +48,7 @@ def test_interrupted_build_leaves_the_old_release(goldsmith, store, tmp_path, nu
         done = interrupt(process, number)
         assert leftovers(temporary) == ()
     assert done.code == 130, done.stderr
+    assert "interrupted" in done.stderr
     assert [path.name for path in out.parent.iterdir()] == ["base"]
     assert (out / "manifest.json").read_text() == "an older release"
     assert processes(str(tmp_path)) == []

@@ -8,6 +8,7 @@ import socket
 
 import pytest
 from conftest import RECIPE, ROOT
+from running import link_or_copy
 
 from measurements import golden
 
@@ -103,15 +104,24 @@ def test_build_does_not_replace_a_folder_that_is_no_release(goldsmith, store, ch
     assert (tmp_path / "out" / "thesis.txt").read_text() == "five years of work"
 
 
-def test_empty_store_without_any_source_names_what_is_missing(goldsmith, checkout, tmp_path):
-    """A mirror that refuses connections is no proof that an archive is gone."""
+def test_source_that_does_not_answer_is_no_proof_that_an_archive_is_gone(
+    goldsmith, store, lock, checkout, tmp_path
+):
+    """No scratch build for a mirror that refuses connections: the archive may well be there."""
+    absent = next(archive for archive in lock.archives if archive.name == "mtools")
+    (tmp_path / "store" / "sha256").mkdir(parents=True)
+    for archive in lock.archives:
+        if archive != absent:
+            link_or_copy(store.object_path(archive.sha256), tmp_path / "store" / "sha256" / archive.sha256)
     with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        port = closed.getsockname()[1]
+        closed.bind(("127.0.0.1", 0))  # bound, not listening
         done = goldsmith(
-            "build", checkout, "--out", tmp_path / "out", "--mirror", f"http://127.0.0.1:{port}/debian",
-            env={"GOLDSMITH_STORE": str(tmp_path / "store"), "GOLDSMITH_VAULT": ""}, timeout=300,
+            "build", checkout, "--out", tmp_path / "out", "--quickstart",
+            "--mirror", f"http://127.0.0.1:{closed.getsockname()[1]}/debian",
+            env={"GOLDSMITH_STORE": str(tmp_path / "store"), "GOLDSMITH_VAULT": "", "GOLDSMITH_SNAPSHOT": ""},
+            timeout=300,
         )  # fmt: skip
     assert done.code == 3
-    assert "127.0.0.1" in done.stderr
-    assert "has left every source" not in done.stderr
+    assert "mtools" in done.stderr and "127.0.0.1" in done.stderr
+    assert "has left every source" not in done.stderr and "scratch" not in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import RECIPE, ROOT
-from running import COMMAND
+from running import COMMAND, link_or_copy
 
 from builder.release import manifest as manifests
 from builder.store import Store
@@ -67,7 +67,7 @@ def readable_python(folder: Path) -> list[Path | str]:
 
     def copy(source: Path, target: Path, *more: str) -> None:
         ignore = shutil.ignore_patterns(*ignored, *more)
-        shutil.copytree(source, target, copy_function=_link, ignore=ignore, symlinks=True)
+        shutil.copytree(source, target, copy_function=link_or_copy, ignore=ignore, symlinks=True)
 
     base, packages = folder / "base", folder / "venv" / "lib" / name / "site-packages"
     copy(Path(os.__file__).parent, base / "lib" / name, "site-packages", "dist-packages")
@@ -82,13 +82,6 @@ def readable_python(folder: Path) -> list[Path | str]:
         f"home = {base / 'bin'}\ninclude-system-site-packages = false\n"
     )
     return [folder / "venv" / "bin" / "python", "-c", "from builder.cli import main; main()"]
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def own(folder: Path, user: int) -> None:
