@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import secrets
 from collections.abc import Sequence
@@ -283,18 +282,18 @@ def _boot(
     reporter: Reporter,
 ) -> BootResult:
     port = manifest.variables.get("evidence_port")
-    with contextlib.nullcontext(folder / "disk.raw") as disk:
-        return boot_session(
-            tools,
-            launch.firmware,
-            launch.machine,
-            launch.boot,
-            disk,
-            folder / "uki.efi",
-            nonce=nonce,
-            reporter=reporter,
-            console_log=trial.console_log,
-            transport=trial.transport,
-            timeout=DEFAULT_TIMEOUT if trial.timeout is None else trial.timeout,
-            port=port if isinstance(port, int) else EVIDENCE_PORT,
-        )
+    return boot_session(
+        tools,
+        launch.firmware,
+        launch.machine,
+        launch.boot,
+        folder / "disk.raw",
+        folder / "uki.efi",
+        nonce=nonce,
+        timeout=DEFAULT_TIMEOUT if trial.timeout is None else trial.timeout,
+        reporter=reporter,
+        console_log=trial.console_log,
+        transport=trial.transport,
+        port=port if isinstance(port, int) else EVIDENCE_PORT,
+        debug=trial.debug,
+    )
