@@ -27,6 +27,8 @@ VERBS = {
     "schema": "write the JSON Schema of recipes",
 }
 
+_INTERRUPTED = 130
+
 _HELP = """goldsmith: locked-down, reproducible confidential-VM images and the golden values that prove them
 
 usage: goldsmith VERB [arguments]        goldsmith VERB --help explains a verb
@@ -100,7 +102,7 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except KeyboardInterrupt:
         console.error("interrupted; nothing half-written was left behind")
-        return 130
+        return _INTERRUPTED
     except BrokenPipeError:
         # Whoever reads the result has gone, so it was not given; code 0 would say that all is well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -121,10 +123,10 @@ def _run_typer(verb: str, module: ModuleType, arguments: list[str]) -> int:
         app.command(help=module.command.__doc__)(module.command)
     try:
         result = app(arguments, prog_name=f"goldsmith {verb}", standalone_mode=False)
+        if result == _INTERRUPTED:  # what typer makes of a KeyboardInterrupt
+            raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
     except typer.Exit as stop:
-        if isinstance(stop.__cause__, KeyboardInterrupt):  # typer ends with a bare code 130
-            raise KeyboardInterrupt from None
         return stop.exit_code
     except SystemExit:  # what typer makes of a BrokenPipeError; no verb exits by itself
         raise BrokenPipeError from None
