@@ -8,9 +8,10 @@ import stat
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
 pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
 
 trees = pytest.mark.parametrize("tree", ["root", "initrd"])
 

@@ -10,14 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from running import BootRun, Goldsmith
+from running import RECIPE, ROOT, BootRun, Goldsmith
 
 from builder.lockfile import read_lock
 from builder.store import Store
 from measurements.keys import KeyAlgorithm, generate
-
-ROOT = Path(__file__).parents[2]
-RECIPE = ROOT / "recipes" / "base"
 
 
 @pytest.fixture(scope="session")

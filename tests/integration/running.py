@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "recipes" / "base"
 COMMAND = Path(sys.executable).with_name("goldsmith")
 #: Seconds a machine may take to answer; a software CPU on two busy cores needs some thirty.
 BOOT_LIMIT = 240

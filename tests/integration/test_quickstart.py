@@ -7,8 +7,7 @@ import shutil
 import socket
 
 import pytest
-from conftest import RECIPE, ROOT
-from running import link_or_copy
+from running import RECIPE, ROOT, link_or_copy
 
 from measurements import golden
 

@@ -13,8 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from conftest import RECIPE, ROOT
-from running import COMMAND, link_or_copy
+from running import COMMAND, RECIPE, ROOT, link_or_copy
 
 from builder.release import manifest as manifests
 from builder.store import Store
