@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from builder.artifacts import Firmware, Machine
-from builder.boot.qemu import DISK_SLOT
+from builder.boot.qemu import boot_devices, random_numbers
 from builder.boot.qtest import FwCfgTables, machine_tables, tables_key
 from builder.recipe.model import Platform
 from builder.store import Store
@@ -14,7 +14,6 @@ from builder.tools import Tools
 from measurements.events import DEFAULT_BANKS, HashAlgorithm
 from measurements.formats.gpt import Gpt
 from measurements.platforms.firmware import FirmwareProfile
-from measurements.platforms.qemu import VirtioBlk
 from measurements.predict import predict_tpm
 from measurements.prediction import BootPath, Prediction
 from measurements.tpm.inputs import TpmInputs
@@ -106,7 +105,8 @@ def predict_launch(
             variables=launch.firmware.variables.read_bytes() if variables is None else variables,
             acpi=tables.acpi,
             smbios=tables.smbios,
-            boot_devices=(VirtioBlk(slot=DISK_SLOT),),
+            boot_devices=boot_devices(),
+            random_numbers=random_numbers(launch.machine),
             profiles=profiles,
             measures_machine=measures_machine,
             banks=banks,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from builder.artifacts import Firmware, Machine
 from builder.errors import UsageError
+from measurements.platforms.qemu import BootDevice, VirtioBlk, VirtioNet
 from measurements.prediction import BootPath
 
 #: The virtio-serial port that the evidence service answers on.
@@ -29,6 +30,9 @@ PHYSICAL_ADDRESS_BITS = 40
 DISK_SLOT = 0x01
 _SERIAL_SLOT, _NETWORK_SLOT = 0x02, 0x03
 _MAC = "52:54:00:12:34:56"
+
+#: CPU models without RDRAND.
+_NOT_RANDOM = ("qemu64", "kvm64")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +123,17 @@ def qemu_arguments(
             raise UsageError("a direct boot needs a UKI to give to -kernel, and got none")
         arguments += ["-kernel", str(wiring.uki)]
     return arguments
+
+
+def boot_devices() -> tuple[BootDevice, ...]:
+    """Return what every machine offers its firmware to boot from."""
+    card = VirtioNet(slot=_NETWORK_SLOT, mac=bytes.fromhex(_MAC.replace(":", "")))
+    return (VirtioBlk(slot=DISK_SLOT), card)
+
+
+def random_numbers(machine: Machine) -> bool | None:
+    """Return whether UEFI finds random numbers on the machine; ``None`` where the CPU or a device may have them."""
+    return False if machine.cpu in _NOT_RANDOM and not machine.devices else None
 
 
 def _disk(image: Path | None) -> list[str]:

@@ -10,7 +10,7 @@ import typer
 
 from builder.artifacts import Lock, Machine
 from builder.boot.profiles import load_profile, load_profiles, profiles_folder
-from builder.boot.qemu import DISK_SLOT
+from builder.boot.qemu import boot_devices, random_numbers
 from builder.boot.qtest import FwCfgTables
 from builder.cli import console
 from builder.cli.files import parse_file, read_limited, read_prefix
@@ -31,7 +31,6 @@ from measurements.formats import varstore
 from measurements.formats.gpt import SECTOR_SIZES, Gpt
 from measurements.formats.ovmf import MAX_FIRMWARE_SIZE
 from measurements.platforms.firmware import FirmwareProfile, find_profile
-from measurements.platforms.qemu import VirtioBlk
 from measurements.predict import TpmInputs, predict_tpm, prediction_to_json
 from measurements.prediction import BootPath, Prediction
 
@@ -117,7 +116,8 @@ def tpm(
         variables=variables,
         acpi=None if tables is None else tables.acpi,
         smbios=None if tables is None else tables.smbios,
-        boot_devices=(VirtioBlk(slot=DISK_SLOT),),
+        boot_devices=boot_devices(),
+        random_numbers=random_numbers(shape),
         profiles=profiles,
         measures_machine=not machine_unmeasured,
         banks=wanted,

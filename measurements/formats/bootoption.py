@@ -25,6 +25,12 @@ _PCI = (0x01, 0x01)
 _ACPI = (0x02, 0x01)
 _SCSI = (0x03, 0x02)
 _NVME = (0x03, 0x17)
+_MAC = (0x03, 0x0B)
+_IPV4 = (0x03, 0x0C)
+_IPV6 = (0x03, 0x0D)
+_URI = (0x03, 0x18)
+_ETHERNET = 1
+_IPV6_PREFIX_LENGTH = 64
 _SATA = (0x03, 0x12)
 _HARD_DRIVE = (0x04, 0x01)
 _VENDOR_MEDIA = (0x04, 0x03)
@@ -90,6 +96,28 @@ class Node:
     def file_path(cls, path: str) -> Node:
         """File by its path with backslashes (UEFI 2.10, 10.3.5.4)."""
         return cls(type=_FILE_PATH[0], subtype=_FILE_PATH[1], data=_utf16(path))
+
+    @classmethod
+    def ethernet(cls, mac: bytes) -> Node:
+        """Ethernet card by its address of 6 bytes (UEFI 2.10, 10.3.4.11)."""
+        return cls(type=_MAC[0], subtype=_MAC[1], data=mac.ljust(32, b"\0") + bytes((_ETHERNET,)))
+
+    @classmethod
+    def any_ipv4(cls) -> Node:
+        """IPv4 with nothing configured (UEFI 2.10, 10.3.4.12)."""
+        return cls(type=_IPV4[0], subtype=_IPV4[1], data=bytes(23))
+
+    @classmethod
+    def any_ipv6(cls) -> Node:
+        """IPv6 with nothing configured but edk2's prefix length of 64 (UEFI 2.10, 10.3.4.13)."""
+        # Addresses (16, 16), ports (2, 2), protocol (2), address origin (1), prefix length (1), gateway (16).
+        data = bytes(39) + bytes((_IPV6_PREFIX_LENGTH,)) + bytes(16)
+        return cls(type=_IPV6[0], subtype=_IPV6[1], data=data)
+
+    @classmethod
+    def any_uri(cls) -> Node:
+        """URI that the network will supply (UEFI 2.10, 10.3.4.23)."""
+        return cls(type=_URI[0], subtype=_URI[1])
 
     @classmethod
     def end(cls) -> Node:

@@ -28,15 +28,19 @@ DXEFV: Final = UUID("7cb8bdc9-f8eb-4f34-aaea-3ee4af6516a1")
 _NVRAM = UUID("fff12b8d-7696-4c8b-a985-2747075b4f50")
 _LZMA = UUID("ee4e5898-3914-4259-9d6e-dc7bd79403cf")
 _SMBIOS_PLATFORM_DXE = UUID("4110465d-5ff3-4f4b-b580-24ed0d06747a")
+#: EFI_RNG_PROTOCOL (UEFI 2.10, 37.5).
+_RANDOM_NUMBERS = UUID("3152bca5-eade-433d-862e-c01cdc291f44")
 
 _VOLUME_STEP = 0x1000  # volumes of an OVMF flash device start at 4 KiB boundaries
 _VOLUME_HEADER_SIZE = 56
 _FILE_HEADER_SIZE = 24
 _LARGE_FILE_HEADER_SIZE = 32
 _FILE_TYPE_FV_IMAGE = 0x0B
+_DRIVER_TYPES = (0x05, 0x07, 0x08)  # DXE core, driver, PEI and DXE driver
 _FILE_TYPE_PAD = 0xF0
 _SECTION_GUID_DEFINED = 0x02
 _SECTION_PE32 = 0x10
+_SECTION_DXE_DEPEX = 0x13
 _SECTION_FV_IMAGE = 0x17
 
 #: The formatted area of the type 0 structure that OvmfPkg/SmbiosPlatformDxe installs when the VMM has none:
@@ -66,6 +70,8 @@ class OvmfFirmware:
         peifv: the PEI volume as the file holds it; 0xd0000 to 0xe0000 bytes in known builds.
         dxefv: the DXE volume; memory and file agree.
         drivers: the GUIDs of the files in the DXE volume; they decide which boot options a build offers.
+        waiting_for_random: those whose dependency expression names EFI_RNG_PROTOCOL: they do not run on a
+            machine that gives UEFI no random numbers (edk2 >= 202405, network drivers).
         named_kernel_blobs: whether the build asks for ``etc/boot/kernel`` (edk2 >= 202502) before the
             legacy blob.
         verifies_images: whether the build has Secure Boot (SecurityPkg's AuthVariableLib).
@@ -75,6 +81,7 @@ class OvmfFirmware:
     peifv: bytes = field(repr=False)
     dxefv: bytes = field(repr=False)
     drivers: frozenset[UUID] = field(repr=False)
+    waiting_for_random: frozenset[UUID] = field(default=frozenset(), repr=False)
     named_kernel_blobs: bool
     verifies_images: bool
     smbios: SmbiosStrings | None
@@ -108,6 +115,7 @@ def parse(firmware: bytes) -> OvmfFirmware:
         peifv=bytes(named[PEIFV]),
         dxefv=bytes(named[DXEFV]),
         drivers=frozenset(file.name for file in files if file.type != _FILE_TYPE_PAD),
+        waiting_for_random=frozenset(file.name for file in files if _depends_on(file, _RANDOM_NUMBERS)),
         # OvmfPkg/QemuKernelLoaderFsDxe joins this folder of fw_cfg and "kernel".
         named_kernel_blobs=_NAMED_KERNEL_BLOB in named[DXEFV].tobytes(),
         # AuthVariableLib keeps its switch in a variable of this name; builds without it never name it.
@@ -222,6 +230,17 @@ def _decompress(section: memoryview, header: int) -> memoryview:
     if not decompressor.eof:
         raise FormatError("firmware main volume ends inside its LZMA stream; the file is cut")
     return memoryview(data)
+
+
+def _depends_on(file: _File, protocol: UUID) -> bool:
+    # PI 1.8, volume 2, 10.7: the expression pushes a protocol by its GUID.
+    if file.type not in _DRIVER_TYPES:
+        return False
+    return any(
+        protocol.bytes_le in section[header:].tobytes()
+        for section_type, header, section in _sections(file.body)
+        if section_type == _SECTION_DXE_DEPEX
+    )
 
 
 def _smbios_strings(files: tuple[_File, ...]) -> SmbiosStrings | None:

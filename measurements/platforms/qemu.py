@@ -6,10 +6,11 @@ import re
 import struct
 from dataclasses import dataclass, field
 from typing import Final
+from uuid import UUID
 
 from measurements.errors import FormatError, LimitError
 from measurements.formats.bootoption import LOAD_OPTION_ACTIVE, LoadOption, Node
-from measurements.formats.ovmf import DXEFV
+from measurements.formats.ovmf import DXEFV, OvmfFirmware
 from measurements.platforms.firmware import BuiltinOption
 
 LOADER_FILE: Final = "etc/table-loader"
@@ -31,6 +32,13 @@ _MACHINE = re.compile(r"pc-q35-(\d{1,3})\.(\d{1,3})")
 _AUTO_CREATED = bytes.fromhex("4eac0881119f594d850ee21a522c59b2")
 #: OvmfPkg names a disk that tells nothing about itself so (UefiBootManagerLib BmBootDescription.c).
 _MISC_DEVICE = "UEFI Misc Device"
+
+#: edk2 NetworkPkg/UefiPxeBcDxe, HttpBootDxe, Ip4Dxe, Ip6Dxe and OvmfPkg/VirtioNetDxe, by their FILE_GUID.
+_PXE_DXE = UUID("b95e9fda-26de-48d2-8807-1f9107ac5e3a")
+_HTTP_BOOT_DXE = UUID("ecebcb00-d9c8-11e4-af3d-8cdcd426c973")
+_IP4_DXE = UUID("9fb1a1f3-3b71-4324-b39a-745cbb015fff")
+_IP6_DXE = UUID("5bedb5cc-d830-4eb2-8742-2d4cc9b54f2c")
+_VIRTIO_NET_DXE = UUID("a92cdb4b-82f1-4e0b-a516-8a655d371524")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +87,22 @@ class VirtioBlk:
     function: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtioNet:
+    """A virtio-net-pci card on the root bus, without option ROM and ``bootindex``.
+
+    Attributes:
+        mac: its address, 6 bytes.
+    """
+
+    slot: int
+    mac: bytes
+    function: int = 0
+
+
+BootDevice = VirtioBlk | VirtioNet
+
+
 def builtin_load_option(option: BuiltinOption) -> LoadOption:
     """Return the boot option of an application in the firmware's DXE volume."""
     path = (Node.firmware_volume(DXEFV), Node.firmware_file(option.file), Node.end())
@@ -91,6 +115,39 @@ def disk_load_option(disk: VirtioBlk) -> LoadOption:
     return LoadOption(
         attributes=LOAD_OPTION_ACTIVE, description=_MISC_DEVICE, path=path, optional_data=_AUTO_CREATED
     )
+
+
+def network_load_options(card: VirtioNet, firmware: OvmfFirmware, *, random: bool) -> tuple[LoadOption, ...]:
+    """Return the boot options that UefiBootManagerLib makes for a card, as many as the build has drivers for.
+
+    Args:
+        random: whether the machine gives UEFI random numbers, without which newer network drivers do not run.
+    """
+    running = firmware.drivers if random else firmware.drivers - firmware.waiting_for_random
+    if _VIRTIO_NET_DXE not in running:
+        return ()
+    device = (Node.pci_root(), Node.pci(card.slot, card.function), Node.ethernet(card.mac))
+    protocols = (
+        ("PXEv4", _PXE_DXE, _IP4_DXE, (Node.any_ipv4(),)),
+        ("PXEv6", _PXE_DXE, _IP6_DXE, (Node.any_ipv6(),)),
+        ("HTTPv4", _HTTP_BOOT_DXE, _IP4_DXE, (Node.any_ipv4(), Node.any_uri())),
+        ("HTTPv6", _HTTP_BOOT_DXE, _IP6_DXE, (Node.any_ipv6(), Node.any_uri())),
+    )
+    return tuple(
+        LoadOption(
+            attributes=LOAD_OPTION_ACTIVE,
+            description=f"UEFI {name} (MAC:{card.mac.hex().upper()})",
+            path=(*device, *nodes, Node.end()),
+            optional_data=_AUTO_CREATED,
+        )
+        for name, driver, stack, nodes in protocols
+        if {driver, stack} <= running
+    )
+
+
+def waits_for_random(firmware: OvmfFirmware) -> bool:
+    """Whether the boot options of a network card depend on random numbers in this build."""
+    return bool(firmware.waiting_for_random & {_VIRTIO_NET_DXE, _PXE_DXE, _HTTP_BOOT_DXE, _IP4_DXE, _IP6_DXE})
 
 
 def machine_version(machine: str) -> tuple[int, int] | None:

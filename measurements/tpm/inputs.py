@@ -9,7 +9,7 @@ from measurements.errors import PredictionError
 from measurements.events import DEFAULT_BANKS, HashAlgorithm
 from measurements.formats.gpt import Gpt
 from measurements.platforms.firmware import FirmwareProfile
-from measurements.platforms.qemu import AcpiBlobs, VirtioBlk
+from measurements.platforms.qemu import AcpiBlobs, BootDevice
 from measurements.prediction import BootPath, FirmwareIdentity
 
 QEMU_VTPM = "qemu-vtpm"
@@ -32,8 +32,9 @@ class TpmInputs:
         variables: the variable store file (``OVMF_VARS*.fd``); ``None`` for one that holds no variables.
         acpi: QEMU's ACPI blobs for this machine; ``None`` when there is no QEMU to ask.
         smbios: QEMU's ``etc/smbios/smbios-tables``; ``None`` when unknown.
-        boot_devices: devices from which the firmware can boot; ``None`` when unknown. A virtio-net card without
-            option ROM is none: these builds make no boot option for it.
+        boot_devices: devices from which the firmware can boot; ``None`` when unknown.
+        random_numbers: whether the machine gives UEFI random numbers (RDRAND, virtio-rng), on which network boot
+            depends; ``None`` when unknown.
         profiles: calibrated firmware profiles; they take precedence over the built-in table.
         measures_machine: whether userspace extends PCR 15 (systemd-pcrmachine, systemd-pcrfs).
         banks: PCR banks to predict.
@@ -51,7 +52,8 @@ class TpmInputs:
     variables: bytes | None = field(default=None, repr=False)
     acpi: AcpiBlobs | None = None
     smbios: bytes | None = field(default=None, repr=False)
-    boot_devices: tuple[VirtioBlk, ...] | None = None
+    boot_devices: tuple[BootDevice, ...] | None = None
+    random_numbers: bool | None = None
     profiles: tuple[FirmwareProfile, ...] = ()
     measures_machine: bool = True
     banks: tuple[HashAlgorithm, ...] = DEFAULT_BANKS

@@ -12,7 +12,14 @@ from measurements.formats.bootoption import LoadOption
 from measurements.formats.efivar import GLOBAL_VARIABLE, Variable
 from measurements.formats.uki import ImageKind
 from measurements.platforms.firmware import FirmwareProfile, SmbiosMeasurement
-from measurements.platforms.qemu import builtin_load_option, disk_load_option
+from measurements.platforms.qemu import (
+    VirtioBlk,
+    VirtioNet,
+    builtin_load_option,
+    disk_load_option,
+    network_load_options,
+    waits_for_random,
+)
 from measurements.prediction import BootPath
 from measurements.tpm.boot import Boot, not_pinned, pinned, separator
 from measurements.tpm.stub import require_generation
@@ -152,17 +159,38 @@ def _load_options(boot: Boot, profile: FirmwareProfile) -> list[LoadOption]:
     # before devices are enumerated and the shell is registered.
     if boot.inputs.boot is BootPath.DIRECT:
         return options
-    devices = boot.inputs.boot_devices
-    if devices is None or len(devices) != 1:
+    devices = boot.inputs.boot_devices or ()
+    disks = [device for device in devices if isinstance(device, VirtioBlk)]
+    if len(disks) != 1:
         raise NotPredictableError(
             "not predictable: expected one virtio-blk boot device on the machine, got "
-            f"{'an unknown number' if devices is None else len(devices)}; others' boot options are not "
-            "modelled"
+            f"{'an unknown number' if boot.inputs.boot_devices is None else len(disks)}; others' boot options "
+            "are not modelled"
         )
-    options.append(disk_load_option(devices[0]))
+    # MdeModulePkg/Library/UefiBootManagerLib/BmBoot.c BmEnumerateBootOptions: block devices before networks.
+    options.append(disk_load_option(disks[0]))
+    cards = [device for device in devices if isinstance(device, VirtioNet)]
+    if cards:
+        options += _network_options(boot, cards)
     if profile.shell is not None:
         options.append(builtin_load_option(profile.shell))
     return options
+
+
+def _network_options(boot: Boot, cards: list[VirtioNet]) -> list[LoadOption]:
+    firmware, random = boot.require_firmware(), boot.inputs.random_numbers
+    if len(cards) > 1:
+        raise NotPredictableError(
+            f"not predictable: the machine has {len(cards)} network cards, and the order of their boot options "
+            "is not modelled; expected at most one"
+        )
+    if random is None and waits_for_random(firmware):
+        raise NotPredictableError(
+            "not predictable: this firmware offers network boot on machines with random numbers alone, and "
+            "whether this one has RDRAND or virtio-rng is not known; use a CPU model that leaves no doubt "
+            "(qemu64)"
+        )
+    return list(network_load_options(cards[0], firmware, random=bool(random)))
 
 
 def _require_no_other_options(boot: Boot, predicted: list[Variable]) -> None:

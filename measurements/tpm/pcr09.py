@@ -5,9 +5,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from typing import Final
+from uuid import UUID
 
 from measurements.errors import NotPredictableError
 from measurements.events import Event, EventType, RegisterPrediction, Stability
+from measurements.formats import varstore
 from measurements.formats.uki import ImageKind
 from measurements.prediction import BootPath
 from measurements.tpm import stub
@@ -17,6 +19,9 @@ _PCR = 9
 #: Linux drivers/firmware/efi/libstub/efi-stub-helper.c efi_measure_tagged_event.
 _LOAD_OPTIONS = (0x8F3B22ED, b"LOADED_IMAGE::LoadOptions")
 _INITRD = (0x8F3B22EC, b"Linux initrd")
+
+#: systemd src/boot/random-seed.c acquire_system_token; the vendor GUID is systemd-boot's.
+_SYSTEM_TOKEN: Final = (UUID("4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"), "LoaderSystemToken")
 
 #: Linux commits f046fff8bc4c (5.17) for the initrd and 71c7adc9fffd (6.1) for LoadOptions; Debian's 6.1.176,
 #: 6.12.95 and 7.3.4 were booted. What vendors took into older kernels does not show in the version.
@@ -70,13 +75,17 @@ def _events(boot: Boot) -> Iterator[Event]:
 
 
 def _require_shared_initrd(boot: Boot) -> None:
-    # boot-secret.c prepare_boot_secret: derived from a variable and a file that the stub makes at the first
-    # boot, if UEFI has random numbers; what -kernel loads lies on no file system that could be written to.
+    # boot-secret.c prepare_boot_secret: for a UKI on a file system, from the random seed that random-seed.c
+    # process_random_seed makes if UEFI has random numbers or a system token. What -kernel loads lies on a file
+    # system that refuses to be written to.
     generation = stub.require_generation(boot.image)
-    if generation.boot_secret and boot.inputs.boot is BootPath.DISK:
+    if not generation.boot_secret or boot.inputs.boot is BootPath.DIRECT:
+        return
+    variables = {} if boot.inputs.variables is None else varstore.parse(boot.inputs.variables)
+    if boot.inputs.random_numbers is not False or _SYSTEM_TOKEN in variables:
         raise NotPredictableError(
             f"not predictable: systemd-stub {boot.image.stub} adds a secret of each single machine to the "
-            "initrd of a UKI on a file system"
+            "initrd of a UKI on a file system, unless UEFI has neither random numbers nor a system token"
         )
 
 

@@ -10,7 +10,7 @@ from measurements.errors import FormatError, PredictionError
 from measurements.events import ALL_BANKS, DEFAULT_BANKS, EventType, HashAlgorithm, Stability
 from measurements.formats import eventlog, gpt
 from measurements.platforms.calibration import derive_profile
-from measurements.platforms.qemu import AcpiBlobs, VirtioBlk
+from measurements.platforms.qemu import AcpiBlobs, VirtioBlk, VirtioNet
 from measurements.predict import predict_tpm, prediction_to_json
 from measurements.prediction import BootPath
 
@@ -80,6 +80,20 @@ def test_every_event_of_a_real_launch_with_secure_boot(release):
     assert all(event.cause != "uki .linux" for event in prediction.register(4).alternatives[0].events)
 
 
+CARD = VirtioNet(slot=3, mac=bytes(6))
+
+
+@pytest.mark.parametrize(("random", "options"), [(None, None), (False, 5), (True, 9)])
+def test_network_boot_depends_on_random_numbers(random, options):
+    prediction, _ = launch("2026.08", "disk", boot_devices=(VirtioBlk(slot=1), CARD), random_numbers=random)
+    register = prediction.register(1)
+    if options is None:
+        assert "RDRAND" in register.reason
+        return
+    events = register.alternatives[0].events
+    assert [event.type for event in events].count(EventType.EFI_VARIABLE_BOOT) == options
+
+
 def acpi_of(tables):
     script = (1).to_bytes(4, "little") + b"etc/acpi/tables".ljust(124, b"\0")
     return AcpiBlobs(table_loader=script, rsdp=b"r", tables=tables)
@@ -98,6 +112,8 @@ def test_pcr01_reasons():
         ({"boot_devices": None}, "unknown number"),
         ({"boot_devices": (VirtioBlk(slot=1), VirtioBlk(slot=2))}, "got 2"),
         ({"profiles": (unplaced,)}, "PCIEXBAR"),
+        ({"boot_devices": (VirtioBlk(slot=1), CARD, CARD)}, "2 network cards"),
+        ({"boot_devices": (CARD,)}, "got 0"),
         ({"image": samples.uki(stub=263)}, "systemd-stub 263"),
         ({"image": samples.uki(stub=262)}, "SMBIOS tables were not supplied"),
     ):

@@ -47,7 +47,9 @@ def changed(path, value, base=PROFILES[0]):
 
 
 @pytest.mark.parametrize(
-    "profile", [*PROFILES, CALIBRATED, samples.PROFILE], ids=lambda profile: profile.name
+    "profile",
+    [*PROFILES, CALIBRATED, samples.PROFILE, samples.profile_for(b"", name="no version", crtm_version="")],
+    ids=lambda profile: profile.name,
 )
 def test_json_round_trip(profile):
     assert FirmwareProfile.from_json(json.loads(json.dumps(profile.to_json()))) == profile

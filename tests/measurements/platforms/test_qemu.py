@@ -3,20 +3,27 @@
 import contextlib
 import lzma
 import struct
+from uuid import UUID
 
 import launch_samples as samples
 import pytest
+from firmware_files import RELEASES, ovmf_code
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from measurements.errors import FormatError
+from measurements.events import EventType
+from measurements.formats import efivar, eventlog, ovmf
 from measurements.platforms.firmware import PROFILES, UI_APP
 from measurements.platforms.qemu import (
     AcpiBlobs,
     VirtioBlk,
+    VirtioNet,
     builtin_load_option,
     disk_load_option,
     machine_version,
+    network_load_options,
+    waits_for_random,
 )
 
 # As EV_EFI_VARIABLE_BOOT events of real boots show them.
@@ -41,6 +48,57 @@ def test_built_in_option():
 def test_disk_option():
     option = disk_load_option(VirtioBlk(slot=3)).encode()
     assert option == struct.pack("<IH", 1, 22) + "UEFI Misc Device\0".encode("utf-16-le") + DISK_TAIL
+
+
+CARD = VirtioNet(slot=3, mac=bytes.fromhex("525400123456"))
+
+
+def test_network_options_are_those_of_a_machine_with_random_numbers():
+    firmware = ovmf.parse(ovmf_code("2026.08"))
+    log = eventlog.parse(samples.vector("stubs/262.1-disk-random.eventlog.xz"))
+    variables = [
+        efivar.parse_variable(record.data)
+        for record in log.records
+        if record.register == 1 and record.type == EventType.EFI_VARIABLE_BOOT
+    ]
+    # BootOrder, two built-in options, the disk, the network's, the shell.
+    options = network_load_options(CARD, firmware, random=True)
+    assert [option.encode() for option in options] == [variable.data for variable in variables[4:-1]]
+    assert [option.description[:11] for option in options] == [
+        "UEFI PXEv4 ", "UEFI PXEv6 ", "UEFI HTTPv4", "UEFI HTTPv6",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_network_drivers_wait_for_random_numbers(release):
+    firmware = ovmf.parse(ovmf_code(release))
+    assert waits_for_random(firmware)
+    assert network_load_options(CARD, firmware, random=False) == ()
+
+
+def driver(name, *dependencies):
+    expression = b"".join(b"\2" + UUID(each).bytes_le for each in dependencies) + b"\x08"
+    return (UUID(name), 7, samples.section(0x13, expression) + samples.section(0x10, b"MZ"))
+
+
+def test_older_builds_and_builds_without_drivers():
+    random_numbers = "3152bca5-eade-433d-862e-c01cdc291f44"
+    virtio, pxe, ip4 = (
+        "a92cdb4b-82f1-4e0b-a516-8a655d371524",
+        "b95e9fda-26de-48d2-8807-1f9107ac5e3a",
+        "9fb1a1f3-3b71-4324-b39a-745cbb015fff",
+    )
+
+    def options(*drivers, random=False):
+        volume = samples.volume(samples.DXEFV, *drivers)
+        firmware = ovmf.parse(samples.firmware(dxefv=volume))
+        return [each.description.split()[1] for each in network_load_options(CARD, firmware, random=random)]
+
+    assert options(driver(virtio), driver(pxe), driver(ip4)) == ["PXEv4"]
+    assert options(driver(virtio), driver(pxe, random_numbers), driver(ip4)) == []
+    assert options(driver(virtio), driver(pxe, random_numbers), driver(ip4), random=True) == ["PXEv4"]
+    assert options(driver(pxe), driver(ip4)) == []
+    assert options(driver(virtio), driver(pxe)) == []
 
 
 @pytest.mark.parametrize(
