@@ -72,3 +72,9 @@ class GoldenMismatchError(BuilderError):
     """The build disagrees with the committed golden document."""
 
     exit_code = 1
+
+
+class UntrustedError(BuilderError):
+    """A release carries no signature of anybody whom the caller trusts."""
+
+    exit_code = 1

@@ -11,7 +11,7 @@ from pathlib import Path
 from builder.artifacts import Firmware, Lock, Machine
 from builder.boot.session import DEFAULT_TIMEOUT, EVIDENCE_PORT, BootResult, Transport, boot_session
 from builder.diagnosis import diagnose
-from builder.errors import BootError, UsageError
+from builder.errors import BootError, UntrustedError, UsageError
 from builder.launches import Launch, launches, predict_launch
 from builder.progress import SILENT, Reporter
 from builder.release.golden import ENVELOPE
@@ -22,6 +22,7 @@ from builder.tools import Tools
 from measurements import golden
 from measurements.attestation_key import load_attestation_key
 from measurements.envelope import parse_statement, sign_document, verify_envelope
+from measurements.errors import MeasurementError
 from measurements.events import Stability
 from measurements.formats import gpt
 from measurements.keys import KeyAlgorithm, PublicKey, generate
@@ -124,12 +125,17 @@ def prove(
 
     Raises:
         UsageError: the trial names a firmware that is neither a build nor a file.
-        MeasurementError: the golden document's signature does not hold.
+        UntrustedError: the golden document is malformed, or none of ``keys`` signed it.
         ToolError: QEMU or swtpm cannot be started.
     """
     with reporter.phase("check release"):
         envelope = (folder / ENVELOPE).read_bytes()
-        document = parse_statement(verify_envelope(envelope, keys))
+        try:
+            document = parse_statement(verify_envelope(envelope, keys))
+        except MeasurementError as error:
+            raise UntrustedError(
+                f"{folder / ENVELOPE}: {error}", hint="--key PEM names who may have signed"
+            ) from error
         changed = changed_parts(manifest, folder, document.outputs)
     for part in changed:
         reporter.note(f"not the release's bytes: {part}; booted all the same, to see what a verifier sees")
