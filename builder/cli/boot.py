@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from builder.atomic import write_atomic
+from builder.boot.profiles import load_profiles, profiles_folder
 from builder.cli import console
 from builder.cli.files import public_keys
 from builder.fetch import fetch
@@ -80,7 +81,7 @@ def command(
         ),
         keys=public_keys(key or [folder / PUBLIC_KEY]),
         store=store,
-        profiles=(),
+        profiles=load_profiles(profiles_folder()),
         reporter=reporter,
     )
     if save_evidence is not None and proof.boot is not None:
