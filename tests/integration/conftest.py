@@ -17,6 +17,13 @@ from builder.store import Store
 from measurements.keys import KeyAlgorithm, generate
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test of this folder, one whose file forgets it too."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.integration)
+
+
 @pytest.fixture(scope="session")
 def goldsmith() -> Goldsmith:
     """The command, as a user starts it, from the checkout."""
