@@ -7,18 +7,16 @@ from dataclasses import dataclass
 
 from builder.artifacts import Firmware, Machine
 from builder.boot.qemu import boot_devices, random_numbers
-from builder.boot.qtest import FwCfgTables, machine_tables, tables_key
 from builder.recipe.model import Platform
 from builder.store import Store
+from builder.tables import tables_of_machine
 from builder.tools import Tools
 from measurements.events import DEFAULT_BANKS, HashAlgorithm
 from measurements.formats.gpt import Gpt
-from measurements.platforms.firmware import FirmwareProfile
+from measurements.platforms.firmware import FirmwareProfile, find_profile
 from measurements.predict import predict_tpm
 from measurements.prediction import BootPath, Prediction
 from measurements.tpm.inputs import TpmInputs
-
-_TABLES_KIND = "machine-tables-1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,31 +42,13 @@ def launches(platforms: tuple[Platform, ...], firmware: tuple[Firmware, ...]) ->
                         yield Launch(machine=machine, firmware=builds[name], boot=BootPath(boot))
 
 
-def tables_of(launch: Launch, *, tools: Tools, store: Store | None) -> FwCfgTables:
-    """Return the launch's ACPI and SMBIOS tables; QEMU is asked once per toolbox, machine and boot path.
-
-    Raises:
-        BootError: QEMU does not start.
-        NotPredictableError: the machine has devices whose place OVMF's rules here do not cover.
-    """
-    if store is None:
-        return machine_tables(tools, launch.machine, launch.firmware, launch.boot)
-
-    folder = store.derived(
-        _TABLES_KIND,
-        tables_key(tools, launch.machine, launch.boot),
-        lambda target: machine_tables(tools, launch.machine, launch.firmware, launch.boot).save(target),
-    )
-    return FwCfgTables.load(folder)
-
-
 def predict_launch(
     launch: Launch,
     *,
     uki: bytes,
     disk: Gpt | None,
     tools: Tools,
-    store: Store | None,
+    store: Store,
     variables: bytes | None = None,
     profiles: tuple[FirmwareProfile, ...] = (),
     measures_machine: bool = False,
@@ -81,7 +61,7 @@ def predict_launch(
         uki: the UKI's bytes.
         disk: the disk's partition table; needed for a disk boot.
         tools: the toolbox, for QEMU's tables.
-        store: where tables are kept between builds; None asks QEMU anew.
+        store: where tables are kept between builds.
         variables: the variable store; default: the firmware's own.
         profiles: calibrated firmware profiles.
         measures_machine: whether the image measures its machine id and file systems into PCR 15.
@@ -91,11 +71,19 @@ def predict_launch(
         MeasurementError: the UKI, disk or firmware cannot be parsed.
         BootError: QEMU does not start.
     """
-    tables = tables_of(launch, tools=tools, store=store)
+    code = launch.firmware.code.read_bytes()
+    profile = find_profile(code, profiles)
+    tables = tables_of_machine(
+        launch.machine,
+        launch.boot,
+        tools=tools,
+        store=store,
+        pciexbar=None if profile is None else profile.pciexbar,
+    )
     return predict_tpm(
         TpmInputs(
             firmware_name=launch.firmware.name,
-            firmware=launch.firmware.code.read_bytes(),
+            firmware=code,
             boot=launch.boot,
             machine=launch.machine.type,
             memory_mib=launch.machine.memory_mib,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from builder.artifacts import Lock
 from builder.atomic import temporary_folder
+from builder.disks import read_partition_table
 from builder.image.cpio import compress_initrd, write_cpio
 from builder.image.disk import assemble_disk, convert_qcow2, identify
 from builder.image.erofs import build_erofs
@@ -31,12 +32,9 @@ from builder.store import Store
 from builder.toolbox import firmware, open_members, unpack_toolbox
 from builder.tools import Tools
 from builder.tree import Tree
-from measurements.formats import gpt
 from measurements.golden import GoldenDocument, to_pretty
 from measurements.keys import PrivateKey
 
-#: Enough of a disk for its GPT: header and table lie in the first 17 KiB.
-_GPT_PREFIX = 1 << 20
 _INITRD_KIND = "initrd-zstd-1"
 
 
@@ -125,8 +123,7 @@ def build(
             published = [uki, disk]
             if qcow2:
                 published.append(convert_qcow2(disk, output=folder / "disk.qcow2", tools=tools))
-            with disk.open("rb") as file:
-                table = gpt.parse(file.read(_GPT_PREFIX))
+            table = read_partition_table(disk)
             (folder / "lock.json").write_bytes(dump_lock(lock))
             outputs = [output_of(path) for path in (*published, folder / "lock.json")]
         with reporter.phase("predict"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from builder.artifacts import Firmware, Lock, Machine
 from builder.boot.session import DEFAULT_TIMEOUT, EVIDENCE_PORT, BootResult, Transport, boot_session
 from builder.diagnosis import diagnose
+from builder.disks import read_partition_table
 from builder.errors import BootError, UntrustedError, UsageError
 from builder.launches import Launch, launches, predict_launch
 from builder.progress import SILENT, Reporter
@@ -24,7 +25,6 @@ from measurements.attestation_key import load_attestation_key
 from measurements.envelope import parse_statement, sign_document, verify_envelope
 from measurements.errors import MeasurementError
 from measurements.events import Stability
-from measurements.formats import gpt
 from measurements.keys import KeyAlgorithm, PublicKey, generate
 from measurements.platforms.firmware import FirmwareProfile
 from measurements.policy import ExpectedNonce, PinnedKey, Policy
@@ -32,7 +32,6 @@ from measurements.prediction import BootPath, Prediction
 from measurements.verify import Verdict, verify
 
 NONCE_BYTES = 32
-_GPT_PREFIX = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,8 +264,7 @@ def _unpredicted(document: golden.GoldenDocument, prediction: Prediction) -> tup
 def _predict(
     folder: Path, launch: Launch, *, tools: Tools, store: Store, profiles: tuple[FirmwareProfile, ...]
 ) -> Prediction:
-    with (folder / "disk.raw").open("rb") as file:
-        table = gpt.parse(file.read(_GPT_PREFIX))
+    table = read_partition_table(folder / "disk.raw")
     return predict_launch(
         launch,
         uki=(folder / "uki.efi").read_bytes(),

@@ -14,15 +14,16 @@ from builder.boot.qemu import boot_devices, random_numbers
 from builder.boot.qtest import FwCfgTables
 from builder.cli import console
 from builder.cli.files import parse_file, read_limited, read_prefix
+from builder.disks import DISK_PREFIX, partition_table
 from builder.errors import BuilderError, UsageError
 from builder.fetch import fetch
-from builder.foreign import DISK_PREFIX, partition_table, tables_of_machine
 from builder.inputs import InputOptions, open_sources
 from builder.lock import load_lock
 from builder.progress import Reporter
 from builder.recipe import find_recipe, load_recipe
 from builder.recipe.merged import Recipe
 from builder.store import Store
+from builder.tables import tables_of_machine
 from builder.toolbox import firmware as unpack_firmware
 from builder.toolbox import unpack_toolbox
 from measurements.errors import FormatError, NotPredictableError

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from builder.cli import run
 from builder.errors import UsageError
-from builder.foreign import partition_table
+from builder.disks import partition_table
 from measurements.errors import FormatError
 from measurements.events import EventType, HashAlgorithm
 from measurements.formats import eventlog
