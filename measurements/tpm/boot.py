@@ -37,6 +37,11 @@ FOREIGN_LOADER: Final = (
     "not predictable: the image is neither a unified kernel image nor a kernel, so what it loads and "
     "measures does not follow from it"
 )
+SYSTEMD_BOOT: Final = (
+    "not predictable: the image is systemd-boot, which picks what it starts from the files and variables that "
+    "it finds, and measures loader.conf; predict for the UKI at the removable path instead"
+)
+_SYSTEMD_BOOT_MAGIC = b"#### LoaderInfo: systemd-boot "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,8 +120,12 @@ class Boot:
         Raises:
             NotPredictableError: the image is another EFI application.
         """
-        if self.image.kind is ImageKind.FOREIGN:
-            raise NotPredictableError(FOREIGN_LOADER)
+        if self.image.kind is not ImageKind.FOREIGN:
+            return
+        magic = self.image.image.section(".sdmagic")
+        if magic is not None and self.image.image.section_data(magic).startswith(_SYSTEMD_BOOT_MAGIC):
+            raise NotPredictableError(SYSTEMD_BOOT)
+        raise NotPredictableError(FOREIGN_LOADER)
 
 
 def examine(inputs: TpmInputs) -> Boot:

@@ -80,6 +80,16 @@ def test_every_event_of_a_real_launch_with_secure_boot(release):
     assert all(event.cause != "uki .linux" for event in prediction.register(4).alternatives[0].events)
 
 
+def test_partition_table_of_a_disk_with_large_sectors():
+    log = eventlog.parse(samples.vector("stubs/disk-4096.eventlog.xz"))
+    disk = gpt.parse(samples.vector("stubs/disk-4096-prefix.xz"), sector_size=4096)
+    prediction = predict_tpm(samples.inputs(disk=disk, banks=ALL_BANKS))
+    (observed,) = (record for record in log.records if record.type == EventType.EFI_GPT_EVENT)
+    event = prediction.register(5).alternatives[0].events[1]
+    assert event.data == observed.data
+    assert event.digests == {bank: observed.digests[bank] for bank in ALL_BANKS}
+
+
 CARD = VirtioNet(slot=3, mac=bytes(6))
 
 

@@ -261,6 +261,14 @@ def test_another_loader_decides_what_comes_after_it():
         assert prediction.register(index).alternatives
 
 
+def test_systemd_boot_is_named():
+    # As its binaries carry it (systemd src/boot/boot.c).
+    magic = (".sdmagic", b"#### LoaderInfo: systemd-boot 257.13-1~deb13u1 ####\0")
+    loader = samples.pe_image([(".text", b"x"), (".osrel", b"ID=systemd-boot"), magic])
+    for index in (4, 5, 9, 11, 12):
+        assert "the image is systemd-boot" in register(index, image=loader).reason
+
+
 def test_one_byte_of_an_input_moves_its_registers_only():
     def values(**changes):
         prediction = predict_tpm(samples.inputs(**changes))
