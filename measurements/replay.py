@@ -28,8 +28,8 @@ _FIRMWARE_PCRS = range(8)
 #: Event types that belong after the separator; PCR 4 and 5 go on with boot loaders, actions and the GPT.
 _AFTER_SEPARATOR: Mapping[int, frozenset[int]] = {
     0: frozenset(),
-    # SMM builds of OVMF measure the SMBIOS table after the separators.
-    1: frozenset({EventType.EFI_HANDOFF_TABLES, EventType.EFI_HANDOFF_TABLES2}),
+    # SMM builds of OVMF measure the SMBIOS table after the separators, systemd-stub >= 261 structures of it.
+    1: frozenset({EventType.EFI_HANDOFF_TABLES, EventType.EFI_HANDOFF_TABLES2, EventType.EVENT_TAG}),
     2: frozenset(),
     3: frozenset(),
     6: frozenset(),

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import lzma
 import struct
 from pathlib import Path
 from uuid import UUID
@@ -252,6 +253,16 @@ def test_separator_with_other_words():
 def test_second_separator():
     log = log_of((3, tcg.SEPARATOR, bytes(4)), (3, tcg.SEPARATOR, bytes(4)))
     assert messages(log, Severity.WARNING) == ["second separator in PCR 3"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted((EVENTLOG.parent / "stubs").glob("*.eventlog.xz")),
+    ids=lambda path: path.name.split(".eventlog")[0],
+)
+def test_logs_of_every_stub_generation_are_sound(path):
+    result = replay(eventlog.parse(lzma.decompress(path.read_bytes())))
+    assert [finding.message for finding in result.findings] == []
 
 
 @pytest.mark.parametrize("register", [0, 1, 2, 3, 6, 7])
