@@ -2,6 +2,10 @@
 
 Builder and auditors run this same code. Every value is the fold of events that name their cause; a
 register whose events do not follow from the inputs has no value and says why.
+
+Of userspace the phases of PCR 11 are predicted and, where the caller says so, that PCR 15 stays untouched. What
+else a userspace extends does not follow from the image's sections: systemd >= 259 measures NvPCRs into PCR 9,
+>= 261 a separator into PCR 0-7, 9 and 12-14 (systemd-pcrosseparator.service), unless the initrd leaves them out.
 """
 
 from __future__ import annotations
