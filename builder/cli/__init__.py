@@ -22,6 +22,7 @@ VERBS = {
     "fetch": "bring every locked input into the store",
     "vault": "fill a folder with every locked input",
     "keygen": "make a signing key",
+    "keys": "make Secure Boot keys, enrol them, sign a UKI",
     "sign": "sign a golden document, or add a signature",
     "calibrate": "learn a firmware's profile by booting it alone",
     "schema": "write the JSON Schema of recipes",

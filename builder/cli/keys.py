@@ -1,0 +1,219 @@
+"""goldsmith keys: Secure Boot keys, the files that enrol them, and the signature over a UKI."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from builder.atomic import write_atomic
+from builder.cli import console
+from builder.cli.files import read_limited
+from builder.errors import BuilderError, UsageError
+from builder.image.secureboot import keyset
+from builder.image.secureboot.authenticode import MAX_SIGNATURE_SIZE, attach_signature, sign_pe
+from builder.image.secureboot.signer import DEFAULT_KEY_SIZE, KEY_SIZES, MAX_PEM_BYTES, KeySigner, load_signer
+from builder.image.secureboot.store import enrol as enrol_store
+from builder.image.secureboot.variables import MAX_UPDATE_SIZE, NOTHING, VENDORS, read_update
+from measurements.errors import MeasurementError
+from measurements.events import HashAlgorithm
+from measurements.formats import pe, varstore
+
+#: An image is held in memory as a whole.
+MAX_IMAGE_SIZE: Final = 1 << 30
+_HASH = re.compile(r"[0-9a-fA-F]{64}")
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Make Secure Boot keys, enrol them, sign a UKI.",
+)
+
+_Folder = Annotated[Path, typer.Argument(metavar="DIR", help="folder of a key set")]
+_Image = Annotated[Path, typer.Argument(metavar="UKI", help="the unsigned image")]
+_Json = Annotated[bool, typer.Option("--json", help="print a JSON object")]
+_PassphraseName = Annotated[
+    str | None, typer.Option(metavar="NAME", help="environment variable that holds the keys' passphrase")
+]
+
+
+@app.command()
+def make(
+    folder: _Folder,
+    name: Annotated[str, typer.Option(help="whose keys; stands in the certificates")] = "Goldsmith",
+    bits: Annotated[int, typer.Option(metavar="N", help="size of the RSA keys")] = DEFAULT_KEY_SIZE,
+    valid_from: Annotated[
+        datetime | None,
+        typer.Option(
+            metavar="DATE",
+            formats=["%Y-%m-%d"],
+            help="first day of the certificates and time of the updates (UTC; default: today)",
+        ),
+    ] = None,
+    years: Annotated[int, typer.Option(metavar="N", help="how long the certificates are valid")] = 10,
+    forbid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HASH-or-FILE", help="image that dbx forbids; may be repeated"),
+    ] = None,
+    passphrase_env: _PassphraseName = None,
+    json: _Json = False,
+) -> None:
+    """Make PK, KEK and db with every file that enrols them: for firmware, OVMF, Azure, EC2 and Google Cloud."""
+    if bits not in KEY_SIZES:
+        raise UsageError(f"--bits {bits}: expected one of {', '.join(map(str, KEY_SIZES))}")
+    passphrase = _passphrase(passphrase_env)
+    day = (valid_from or datetime.now(UTC)).date()
+    forbidden = tuple(_digest(item) for item in forbid or []) or (NOTHING,)
+    keys = keyset.make_key_set(name, size=bits, valid_from=day, years=years)
+    enrolment = keys.enrolment(forbidden=forbidden, day=day)
+    files = keyset.private_files(keys, passphrase) + keyset.public_files(keys, enrolment)
+    files += (keyset.listing(keys, enrolment, files),)
+    for file in files:
+        if (folder / file.name).exists():
+            raise UsageError(
+                f"{folder / file.name} exists; keys are never overwritten", hint="choose another folder"
+            )
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for file in files:
+        write_atomic(folder / file.name, file.content, mode=0o600 if file.secret else 0o644)
+    if json:
+        console.emit_json(
+            {
+                "folder": str(folder),
+                "owner": str(enrolment.owner),
+                "certificates": {role: keyset.fingerprint(signer) for role, signer in keys.signers()},
+                "files": sorted(file.name for file in files),
+            }
+        )
+        return
+    console.table("", ["file", "what it is"], [[str(folder / file.name), file.purpose] for file in files])
+
+
+@app.command()
+def enrol(
+    folder: _Folder,
+    store: Annotated[Path, typer.Argument(metavar="VARS", help="an empty OVMF_VARS_4M.fd")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="the variable store to write")],
+    json: _Json = False,
+) -> None:
+    """Write an OVMF variable store with a key set in it: a machine that starts with it has Secure Boot on."""
+    _keep(store, out)
+    variables = []
+    for variable in VENDORS:
+        path = folder / f"{variable}.auth"
+        update = read_limited(path, MAX_UPDATE_SIZE)
+        with _about(path):
+            variables.append(read_update(variable, update))
+    content = read_limited(store, varstore.MAX_FILE_SIZE)
+    with _about(store):
+        enrolled = enrol_store(content, variables)
+    write_atomic(out, enrolled)
+    _tell(
+        json,
+        {"store": str(out), "variables": [variable.name for variable in variables]},
+        f"{out}: Secure Boot on",
+    )
+
+
+@app.command()
+def sign(
+    folder: _Folder,
+    image: _Image,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="signed image (default: uki.efi gives uki.signed.efi)")
+    ] = None,
+    passphrase_env: _PassphraseName = None,
+    json: _Json = False,
+) -> None:
+    """Sign a UKI with a key set's db key, and write the signature beside it as a file of its own (.p7s)."""
+    signer = _signer(folder, "db", _passphrase(passphrase_env))
+    target = out or image.with_name(f"{image.stem}.signed{image.suffix}")
+    signature_file = target.with_name(f"{image.stem}.p7s")
+    _keep(image, target, signature_file)
+    content = read_limited(image, MAX_IMAGE_SIZE)
+    with _about(image):
+        signed, signature = sign_pe(content, signer)
+    write_atomic(signature_file, signature)
+    write_atomic(target, signed)
+    told = {"image": str(target), "signature": str(signature_file), "signed_by": keyset.fingerprint(signer)}
+    _tell(
+        json,
+        told,
+        f"{target}: signed by {signer.certificate.subject.rfc4514_string()}\n{signature_file}: signature",
+    )
+
+
+@app.command()
+def attach(
+    image: _Image,
+    signature: Annotated[Path, typer.Argument(metavar="P7S", help="its published signature")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="signed image to write")],
+    json: _Json = False,
+) -> None:
+    """Put a published signature into the unsigned UKI: the signed UKI byte for byte, without a key."""
+    _keep(image, out)
+    _keep(signature, out)
+    content, detached = read_limited(image, MAX_IMAGE_SIZE), read_limited(signature, MAX_SIGNATURE_SIZE)
+    with _about(image, signature):
+        signed = attach_signature(content, detached)
+    write_atomic(out, signed)
+    _tell(json, {"image": str(out)}, f"{out}: signed")
+
+
+def _keep(source: Path, *outputs: Path) -> None:
+    """Refuse outputs that are the input under any name: it is what others reproduce."""
+    for output in outputs:
+        if output == source or (source.exists() and output.exists() and output.samefile(source)):
+            raise UsageError(f"{source} would be overwritten", hint="another --out FILE")
+
+
+def _tell(json: bool, value: dict[str, Any], text: str) -> None:
+    if json:
+        console.emit_json(value)
+    else:
+        console.out(text)
+
+
+def _signer(folder: Path, role: str, passphrase: bytes | None) -> KeySigner:
+    certificate = read_limited(folder / f"{role}.pem", MAX_PEM_BYTES)
+    path = folder / f"{role}.key"
+    key = read_limited(path, MAX_PEM_BYTES)
+    with _about(path, hint="--passphrase-env NAME names the variable with its passphrase"):
+        return load_signer(key, certificate, passphrase)
+
+
+@contextlib.contextmanager
+def _about(*paths: Path, hint: str | None = None) -> Iterator[None]:
+    """Say whose content is wrong, whatever is wrong with it."""
+    try:
+        yield
+    except (BuilderError, MeasurementError) as error:
+        names = ", ".join(map(str, paths))
+        raise BuilderError(f"{names}: {error}", hint=getattr(error, "hint", None) or hint) from error
+
+
+def _passphrase(variable: str | None) -> bytes | None:
+    if variable is None:
+        return None
+    if not os.environ.get(variable):
+        raise UsageError(f"the environment variable {variable} is not set")
+    return os.environ[variable].encode()
+
+
+def _digest(item: str) -> bytes:
+    """Return the SHA-256 Authenticode digest that is written there, or of the image that is named."""
+    if _HASH.fullmatch(item):
+        return bytes.fromhex(item)
+    path = Path(item)
+    if not path.exists():
+        raise UsageError(f"--forbid {item}: neither 64 hex digits nor a file")
+    content = read_limited(path, MAX_IMAGE_SIZE)
+    with _about(path):
+        return pe.parse(content).authenticode(HashAlgorithm.SHA256).value

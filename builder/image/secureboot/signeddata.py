@@ -1,0 +1,87 @@
+"""PKCS #7 SignedData (RFC 2315, 9.1) by one signer, without anything that changes from one time to the next."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from builder.image.secureboot import der
+from builder.image.secureboot.signer import Signer, sign_checked
+
+DATA: Final = "1.2.840.113549.1.7.1"
+SIGNED_DATA: Final = "1.2.840.113549.1.7.2"
+
+_RSA = "1.2.840.113549.1.1.1"
+_SHA256 = "2.16.840.1.101.3.4.2.1"
+_CONTENT_TYPE = "1.2.840.113549.1.9.3"
+_MESSAGE_DIGEST = "1.2.840.113549.1.9.4"
+
+
+def sha256_identifier() -> bytes:
+    """Return AlgorithmIdentifier of SHA-256, with the NULL parameters that every verifier knows."""
+    return der.sequence(der.object_identifier(_SHA256), der.null())
+
+
+def detached(content: bytes, signer: Signer) -> bytes:
+    """Return SignedData over ``content``, which is not inside; signed directly, without attributes.
+
+    Raises:
+        ImageError: the signer's key is not fit, or is not that of its certificate.
+    """
+    signer_info = _signer_info(signer, attributes=b"", signature=sign_checked(signer, content))
+    return _signed_data(der.sequence(der.object_identifier(DATA)), signer, signer_info)
+
+
+def attached(content_type: str, content: bytes, signer: Signer) -> bytes:
+    """Return SignedData that carries the SEQUENCE ``content`` and signs attributes with its digest.
+
+    Args:
+        content_type: object identifier of what the content is.
+        content: contents of the SEQUENCE, without its tag and length, which no digest covers (RFC 2315, 9.3).
+
+    Raises:
+        ImageError: as `detached`.
+    """
+    attributes = der.set_of(
+        _attribute(_CONTENT_TYPE, der.object_identifier(content_type)),
+        _attribute(_MESSAGE_DIGEST, der.octet_string(hashlib.sha256(content).digest())),
+    )
+    # Signed as the SET, stored as [0] with the same length and content (RFC 2315, 9.3).
+    signer_info = _signer_info(
+        signer, attributes=b"\xa0" + attributes[1:], signature=sign_checked(signer, attributes)
+    )
+    info = der.sequence(der.object_identifier(content_type), der.explicit(0, der.sequence(content)))
+    return _signed_data(info, signer, signer_info)
+
+
+def content_info(signed_data: bytes) -> bytes:
+    """Return ContentInfo (RFC 2315, 7) around SignedData."""
+    return der.sequence(der.object_identifier(SIGNED_DATA), der.explicit(0, signed_data))
+
+
+def _signed_data(info: bytes, signer: Signer, signer_info: bytes) -> bytes:
+    return der.sequence(
+        der.integer(1),
+        der.set_of(sha256_identifier()),
+        info,
+        der.explicit(0, signer.certificate.public_bytes(Encoding.DER)),
+        der.set_of(signer_info),
+    )
+
+
+def _signer_info(signer: Signer, *, attributes: bytes, signature: bytes) -> bytes:
+    certificate = signer.certificate
+    return der.sequence(
+        der.integer(1),
+        der.sequence(certificate.issuer.public_bytes(), der.integer(certificate.serial_number)),
+        sha256_identifier(),
+        attributes,
+        der.sequence(der.object_identifier(_RSA), der.null()),
+        der.octet_string(signature),
+    )
+
+
+def _attribute(identifier: str, value: bytes) -> bytes:
+    return der.sequence(der.object_identifier(identifier), der.set_of(value))
