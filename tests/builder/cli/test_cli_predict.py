@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.cli import run
-from builder.errors import UsageError
 from builder.disks import partition_table
+from builder.errors import UsageError
 from measurements.errors import FormatError
 from measurements.events import EventType, HashAlgorithm
 from measurements.formats import eventlog
