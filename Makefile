@@ -40,6 +40,7 @@ boot: $(STAMP) ## boot dist/RECIPE in QEMU with a software TPM and verify it
 	@$(VENV)/bin/goldsmith boot $(DIST)
 
 test: $(STAMP) ## run every test, real boots included
+	@$(VENV)/bin/goldsmith fetch base || echo "without the locked archives, the tests that need them will say so"
 	@$(PYTHON) -m pytest
 
 lint: $(STAMP) ## ruff, mypy --strict, import contracts
