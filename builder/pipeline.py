@@ -15,7 +15,7 @@ from builder.image.disk import assemble_disk, convert_qcow2, identify
 from builder.image.erofs import build_erofs
 from builder.image.esp import build_esp
 from builder.image.identity import root_identity
-from builder.image.uki import build_uki
+from builder.image.uki import STUB, build_uki
 from builder.image.verity import format_verity
 from builder.launches import launches, predict_launch
 from builder.lock import check_lock
@@ -27,6 +27,9 @@ from builder.release.golden import check_committed, golden_document, sign_releas
 from builder.release.manifest import Share, dump, manifest_of, output_of
 from builder.release.parts import disk_parts, uki_parts
 from builder.release.publish import publish
+from builder.release.sbom.facts import PackageFacts, package_facts
+from builder.release.sbom.inventory import take_inventory
+from builder.release.sbom.write import write_sboms
 from builder.rootfs import KernelPackage, compose, kernel_image, summarise
 from builder.store import Store
 from builder.toolbox import firmware, open_members, unpack_toolbox
@@ -36,6 +39,8 @@ from measurements.golden import GoldenDocument, to_pretty
 from measurements.keys import PrivateKey
 
 _INITRD_KIND = "initrd-zstd-1"
+#: The member of the toolbox that ships the UKI's stub.
+_STUB_PACKAGE = "systemd-boot-efi"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +99,8 @@ def build(
         folder = work / "release"
         folder.mkdir()
         with reporter.phase("compose"):
-            kernel = _kernel(lock, store)
-            trees, notes = _compose(recipe, lock, kernel, store=store, tools=tools, work=work)
+            kernel, facts = _kernel(lock, store)
+            trees, notes, more = _compose(recipe, lock, kernel, store=store, tools=tools, work=work)
         with reporter.phase("root file system"):
             identity = root_identity(recipe.name, recipe.version)
             erofs = build_erofs(trees["root"], uuid=identity.erofs_uuid, tools=tools, workdir=work)
@@ -126,6 +131,22 @@ def build(
             table = read_partition_table(disk)
             (folder / "lock.json").write_bytes(dump_lock(lock))
             outputs = [output_of(path) for path in (*published, folder / "lock.json")]
+        with reporter.phase("software bill of materials"):
+            (stub,) = (archive for archive in lock.members("toolbox") if archive.name == _STUB_PACKAGE)
+            inventory = take_inventory(
+                recipe,
+                lock,
+                trees=trees,
+                uki_inputs={
+                    f"/boot/vmlinuz-{linux.release}": (kernel.archive, linux.image),
+                    f"/{STUB}": (stub, tools.path(STUB).read_bytes()),
+                },
+                facts={kernel.archive.sha256: facts} | more,
+                root_hash=verity.root_hash,
+                uki=outputs[0],
+                disk=outputs[1],
+            )
+            outputs += [output_of(path) for path in write_sboms(inventory, folder)]
         with reporter.phase("predict"):
             predictions = [
                 predict_launch(launch, uki=image, disk=table, tools=tools, store=store)
@@ -149,30 +170,31 @@ def build(
     return Release(folder=out, document=document, notes=notes, throwaway_key=not keys)
 
 
-def _kernel(lock: Lock, store: Store) -> KernelPackage:
+def _kernel(lock: Lock, store: Store) -> tuple[KernelPackage, PackageFacts]:
     (archive,) = lock.members("kernel")
     (package,) = open_members((archive,), store, recipe=lock.recipe)
-    return KernelPackage(archive=archive, entries=tuple(package.entries()))
+    entries = tuple(package.entries())
+    return KernelPackage(archive=archive, entries=entries), package_facts(archive, package.control, entries)
 
 
 def _compose(
     recipe: Recipe, lock: Lock, kernel: KernelPackage, *, store: Store, tools: Tools, work: Path
-) -> tuple[dict[str, Tree], tuple[str, ...]]:
-    trees, notes = {}, []
+) -> tuple[dict[str, Tree], tuple[str, ...], dict[str, PackageFacts]]:
+    trees, notes, facts = {}, [], {}
     for name in ("root", "initrd"):
         archives = lock.members(name)
-        packages = [
-            (archive, package.entries())
-            for archive, package in zip(
-                archives, open_members(archives, store, recipe=recipe.name), strict=True
-            )
-        ]
+        packages = []
+        opened = open_members(archives, store, recipe=recipe.name)
+        for archive, package in zip(archives, opened, strict=True):
+            entries = tuple(package.entries())
+            packages.append((archive, entries))
+            facts[archive.sha256] = package_facts(archive, package.control, entries)
         composition = compose(
             recipe.layer(name), packages, recipe.files[name], kernel, tools=tools, workdir=work
         )
         trees[name] = composition.tree
         notes += [f"{name}: {note}" for note in composition.notes]
-    return trees, tuple(notes)
+    return trees, tuple(notes), facts
 
 
 def _initrd(tree: Tree, lock: Lock, store: Store) -> bytes:

@@ -25,6 +25,7 @@ VERBS = {
     "keys": "make Secure Boot keys, enrol them, sign a UKI",
     "sign": "sign a golden document, or add a signature",
     "calibrate": "learn a firmware's profile by booting it alone",
+    "why": "say which package or recipe file a path of the image comes from",
     "schema": "write the JSON Schema of recipes",
 }
 

@@ -1,17 +1,11 @@
-"""Path patterns of a recipe: ``*`` within a component, ``**`` across components, ``?`` one character."""
+"""Path patterns of a recipe, many at once."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-_TOKEN = re.compile(r"/\*\*(?=/)|\*\*|\*|\?|[^*?/]+|/")
-_MEANING = {"/**": "(?:/.*)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-
-
-def translate(pattern: str) -> str:
-    """Return the regular expression of a pattern, not anchored; ``/a/**/b`` matches ``/a/b`` too."""
-    return "".join(_MEANING.get(token) or re.escape(token) for token in _TOKEN.findall(pattern))
+from builder.globs import translate
 
 
 class Globs:
