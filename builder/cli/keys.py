@@ -18,9 +18,23 @@ from builder.cli.files import read_limited
 from builder.errors import BuilderError, UsageError
 from builder.image.secureboot import keyset
 from builder.image.secureboot.authenticode import MAX_SIGNATURE_SIZE, attach_signature, sign_pe
-from builder.image.secureboot.signer import DEFAULT_KEY_SIZE, KEY_SIZES, MAX_PEM_BYTES, KeySigner, load_signer
+from builder.image.secureboot.signer import (
+    DEFAULT_KEY_SIZE,
+    KEY_SIZES,
+    MAX_PEM_BYTES,
+    KeySigner,
+    load_certificate,
+    load_signer,
+)
 from builder.image.secureboot.store import enrol as enrol_store
-from builder.image.secureboot.variables import MAX_UPDATE_SIZE, NOTHING, VENDORS, read_update
+from builder.image.secureboot.variables import (
+    MAX_UPDATE_SIZE,
+    NOTHING,
+    VENDORS,
+    forbidding,
+    owner_of,
+    read_update,
+)
 from measurements.errors import MeasurementError
 from measurements.events import HashAlgorithm
 from measurements.formats import pe, varstore
@@ -120,6 +134,33 @@ def enrol(
         {"store": str(out), "variables": [variable.name for variable in variables]},
         f"{out}: Secure Boot on",
     )
+
+
+@app.command()
+def forbid(
+    folder: _Folder,
+    images: Annotated[
+        list[str], typer.Argument(metavar="HASH-or-FILE...", help="images that are not to start any more")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="signed update to write (.auth)")],
+    date: Annotated[
+        datetime | None,
+        typer.Option(metavar="DATE", formats=["%Y-%m-%d"], help="time of the update (UTC; default: today)"),
+    ] = None,
+    passphrase_env: _PassphraseName = None,
+    json: _Json = False,
+) -> None:
+    """Write the signed update that adds images to dbx on machines that are enrolled with a key set."""
+    signer = _signer(folder, "KEK", _passphrase(passphrase_env))
+    path = folder / "PK.pem"
+    certificate = read_limited(path, MAX_PEM_BYTES)
+    with _about(path):
+        owner = owner_of(load_certificate(certificate))
+    digests = tuple(_digest(item) for item in images)
+    variable = forbidding(owner, digests, (date or datetime.now(UTC)).date())
+    write_atomic(out, variable.update(signer, append=True))
+    told = {"update": str(out), "forbids": [digest.hex() for digest in digests]}
+    _tell(json, told, "\n".join([f"{out}: adds to dbx", *(digest.hex() for digest in digests)]))
 
 
 @app.command()

@@ -127,25 +127,42 @@ def new_signer(name: str, role: str, *, size: int, valid_from: date, years: int)
     return KeySigner(_certificate(key, f"{name} Secure Boot {role}", role, valid_from, years), key)
 
 
+def load_certificate(pem: bytes) -> x509.Certificate:
+    """Read an RSA certificate from PEM of at most `MAX_PEM_BYTES`.
+
+    Raises:
+        ImageError: it does not parse, or its key is not fit.
+    """
+    _check_size("certificate", pem)
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+        rsa_public_key(certificate)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ImageError(f"Secure Boot certificate does not load: {error}") from error
+    return certificate
+
+
 def load_signer(key_pem: bytes, certificate_pem: bytes, passphrase: bytes | None = None) -> KeySigner:
-    """Read a signer back from PEM (PKCS #8 or PKCS #1, and X.509).
+    """Read a signer back from PEM (PKCS #8 or PKCS #1, and X.509), each of at most `MAX_PEM_BYTES`.
 
     Raises:
         ImageError: either does not parse, needs another passphrase, or they do not belong together.
     """
-    for what, data in (("private key", key_pem), ("certificate", certificate_pem)):
-        if len(data) > MAX_PEM_BYTES:
-            raise ImageError(f"{what} of {len(data)} bytes; the limit is {MAX_PEM_BYTES}")
+    certificate = load_certificate(certificate_pem)
+    _check_size("private key", key_pem)
     try:
-        certificate = x509.load_pem_x509_certificate(certificate_pem)
         key = serialization.load_pem_private_key(key_pem, passphrase)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         # TypeError: a passphrase is missing, or given for a key that has none.
-        raise ImageError(f"Secure Boot key or certificate does not load: {error}") from error
-    rsa_public_key(certificate)
+        raise ImageError(f"Secure Boot private key does not load: {error}") from error
     if not isinstance(key, rsa.RSAPrivateKey):
         raise ImageError("Secure Boot private key: expected RSA")
     return KeySigner(certificate, key)
+
+
+def _check_size(what: str, pem: bytes) -> None:
+    if len(pem) > MAX_PEM_BYTES:
+        raise ImageError(f"{what} of {len(pem)} bytes; the limit is {MAX_PEM_BYTES}")
 
 
 def _certificate(

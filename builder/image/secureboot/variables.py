@@ -79,10 +79,7 @@ class Enrolment:
     def __post_init__(self) -> None:
         if not self.allowed:
             raise ImageError("an enrolment without a certificate in db: nothing could start")
-        if not self.forbidden or any(len(digest) != len(NOTHING) for digest in self.forbidden):
-            raise ImageError(f"dbx: expected at least one SHA-256 digest of {len(NOTHING)} bytes")
-        if len(set(self.forbidden)) != len(self.forbidden):
-            raise ImageError("dbx: a digest is given twice")
+        forbidding(self.owner, self.forbidden, self.day)  # refuses what makes no dbx
 
     def variables(self) -> tuple[AuthenticatedVariable, ...]:
         """Return PK, KEK, db, dbx."""
@@ -90,7 +87,7 @@ class Enrolment:
             self._variable("PK", self._certificates((self.platform_key,))),
             self._variable("KEK", self._certificates((self.key_exchange_key,))),
             self._variable("db", self._certificates(self.allowed)),
-            self._variable("dbx", (self._digests(),)),
+            forbidding(self.owner, self.forbidden, self.day),
         )
 
     def updates(self, platform_key: Signer, key_exchange_key: Signer) -> dict[str, bytes]:
@@ -131,12 +128,6 @@ class Enrolment:
             for each in certificates
         )
 
-    def _digests(self) -> SignatureList:
-        return SignatureList(
-            type=CERT_SHA256,
-            signatures=tuple(Signature(owner=self.owner, data=digest) for digest in self.forbidden),
-        )
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthenticatedVariable:
@@ -171,6 +162,22 @@ class AuthenticatedVariable:
             "<IHH", _HEADER_SIZE + len(certificate), _CERTIFICATE_REVISION, _CERTIFICATE_GUID
         )
         return self.time + header + _PKCS7.bytes_le + certificate + self.data
+
+
+def forbidding(owner: UUID, digests: tuple[bytes, ...], day: date) -> AuthenticatedVariable:
+    """Return a dbx of SHA-256 Authenticode digests; its ``update`` with ``append`` adds them to an enrolled one.
+
+    Raises:
+        ImageError: no digest, one twice, or one of another size than 32 bytes.
+    """
+    if not digests or any(len(digest) != len(NOTHING) for digest in digests):
+        raise ImageError(f"dbx: expected at least one SHA-256 digest of {len(NOTHING)} bytes")
+    if len(set(digests)) != len(digests):
+        raise ImageError("dbx: a digest is given twice")
+    entries = SignatureList(
+        type=CERT_SHA256, signatures=tuple(Signature(owner=owner, data=digest) for digest in digests)
+    )
+    return AuthenticatedVariable(name="dbx", guid=VENDORS["dbx"], data=entries.encode(), time=efi_time(day))
 
 
 def read_update(name: str, update: bytes) -> AuthenticatedVariable:

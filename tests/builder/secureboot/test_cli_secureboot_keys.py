@@ -12,9 +12,12 @@ from pathlib import Path
 import pe_images
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.hashes import SHA256
 
 from builder.cli import run
 from builder.image.secureboot.variables import VENDORS, read_update
+from measurements.errors import NotPredictableError
 from measurements.events import HashAlgorithm
 from measurements.formats import efivar, pe, varstore
 from measurements.tpm.authority import authorise
@@ -113,6 +116,36 @@ def test_images_are_forbidden_by_hash_or_file(capfd):
     for wrong, code in (("absent.efi", 2), ("vars.fd", 3)):
         assert run([*MAKE[:2], "other", *MAKE[3:], "--forbid", wrong]) == code
         assert wrong in capfd.readouterr().err and not Path("other").exists()
+
+
+def test_images_are_forbidden_later(capfd):
+    assert run(MAKE) == 0
+    digest = pe.parse(Path("uki.efi").read_bytes()).authenticode(HashAlgorithm.SHA256).value
+    assert run(["keys", "sign", "set", "uki.efi"]) == 0
+    capfd.readouterr()
+    forbid = ["keys", "forbid", "set", "--out", "update.auth", "--date", "2027-01-31", "--json"]
+    assert run([*forbid, "uki.signed.efi", "cd" * 32]) == 0
+    assert json.loads(capfd.readouterr().out) == {
+        "update": "update.auth",
+        "forbids": [digest.hex(), "cd" * 32],
+    }
+    update = Path("update.auth").read_bytes()
+    variable = read_update("dbx", update)
+    assert variable.time.hex().startswith("eb07011f")
+    (found,) = efivar.parse_signature_lists(variable.data)
+    (before,) = efivar.parse_signature_lists(Path("set/dbx.esl").read_bytes())
+    assert {entry.owner for entry in found.signatures} == {entry.owner for entry in before.signatures}
+    end = 16 + int.from_bytes(update[16:20], "little")
+    content = "dbx".encode("utf-16-le") + variable.guid.bytes_le + bytes.fromhex("67000000")
+    signer = x509.load_pem_x509_certificate(Path("set/KEK.pem").read_bytes())
+    signer.public_key().verify(
+        update[end - 256 : end], content + variable.time + variable.data, PKCS1v15(), SHA256()
+    )
+    database = Path("set/db.esl").read_bytes()
+    with pytest.raises(NotPredictableError, match="forbids"):
+        authorise(pe.parse(Path("uki.signed.efi").read_bytes()), database, variable.data)
+    assert run([*forbid, "ab" * 32, "ab" * 32]) == 3
+    assert "twice" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
