@@ -18,9 +18,13 @@ from pathlib import Path
 import pytest
 from running import BootRun, copy_release
 
-from builder.launches import Launch, launches, predict_launch
+from builder.artifacts import Firmware
+from builder.diagnosis import diagnose
+from builder.launches import launches, predict_launch
 from builder.release import manifest as manifests
+from builder.store import Store
 from builder.toolbox import firmware, unpack_toolbox
+from builder.tools import Tools
 from measurements import golden
 from measurements.attestation_key import load_attestation_key
 from measurements.envelope import parse_statement, sign_document, verify_envelope
@@ -184,8 +188,42 @@ def test_changed_partition_table_is_in_the_evidence(goldsmith, release, tmp_path
     assert run.register("sha256", 11)["equal"]
 
 
-# Evidence against the document of another image. Which of both an attacker made is the same to a verifier, so
-# one genuine boot meets the documents of the images that an attacker would have booted.
+class Desk:
+    """What an operator has: the toolbox, the firmware builds, the release; no machine."""
+
+    def __init__(self, release: Path, tools: Tools, builds: tuple[Firmware, ...], store: Store) -> None:
+        self.release, self.tools, self.store = release, tools, store
+        platforms = manifests.load(release).platforms
+        self.disk_launches = {
+            item.firmware.name: item for item in launches(platforms, builds) if item.boot is BootPath.DISK
+        }
+
+    def predict(
+        self, *, uki: bytes | None = None, disk: bytes | None = None, build: str = "ovmf-2025.02"
+    ) -> Prediction:
+        """Predict a disk boot of another UKI, partition table, or firmware."""
+        return predict_launch(
+            self.disk_launches[build],
+            uki=uki or (self.release / "uki.efi").read_bytes(),
+            disk=gpt.parse(disk or self.disk_prefix()),
+            tools=self.tools,
+            store=self.store,
+        )
+
+    def diagnose(self, folder: Path, document: golden.GoldenDocument) -> tuple[str, ...]:
+        launch = self.disk_launches["ovmf-2025.02"]
+        shape = self.predict().shape.name
+        return diagnose(folder, document, shape, launch, tools=self.tools, store=self.store)
+
+    def disk_prefix(self) -> bytes:
+        with (self.release / "disk.raw").open("rb") as file:
+            return file.read(1 << 20)
+
+
+@pytest.fixture(scope="module")
+def desk(release, lock, store) -> Desk:
+    builds = firmware(manifests.load(release).firmware, lock, store)
+    return Desk(release, unpack_toolbox(lock, store), builds, store)
 
 
 @pytest.fixture(scope="module")
@@ -194,29 +232,34 @@ def document(release) -> golden.GoldenDocument:
     return parse_statement(verify_envelope((release / "golden.dsse.json").read_bytes(), [key]))
 
 
-@pytest.fixture(scope="module")
-def predict(release, lock, store) -> Callable[..., Prediction]:
-    """Predict the genuine boot's shape for another UKI, partition table, or firmware."""
-    manifest = manifests.load(release)
-    tools = unpack_toolbox(lock, store)
-    builds = firmware(manifest.firmware, lock, store)
-    known = {
-        (item.firmware.name, item.boot): item for item in launches(manifest.platforms, builds)
-    }  # one machine each
-    with (release / "disk.raw").open("rb") as file:
-        prefix = file.read(1 << 20)
+# What is said when there is no evidence: the disk itself, held against the signed document.
 
-    def run(uki: bytes | None = None, disk: bytes | None = None, build: str = "ovmf-2025.02") -> Prediction:
-        launch: Launch = known[build, BootPath.DISK]
-        return predict_launch(
-            launch,
-            uki=uki or (release / "uki.efi").read_bytes(),
-            disk=gpt.parse(disk or prefix),
-            tools=tools,
-            store=store,
-        )
 
-    return run
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("partition table (GPT)", "partition table (GPT)"),
+        ("uki .linux", "uki .linux is not what the signed document says"),
+        ("uki .initrd", "uki .initrd is not what the signed document says (PCR 9, 11)"),
+        ("uki .cmdline", "uki .cmdline is not what the signed document says (PCR 9, 11)"),
+        ("root file system", "root file system or verity hash tree: dm-verity refuses them"),
+        ("verity hash tree", "root file system or verity hash tree: dm-verity refuses them"),
+    ],
+)
+def test_diagnosis_names_the_part(release, document, desk, tmp_path, name, said):
+    place = part(release, name)
+    # The middle of a partition table's stretch is an unused entry, which its checksum covers all the same.
+    copy = forge(release, tmp_path / "base", lambda disk: flip(disk, place.offset + place.size // 2))
+    findings = desk.diagnose(copy, document)
+    assert findings and any(finding.startswith(said) for finding in findings)
+
+
+def test_diagnosis_of_a_genuine_release_finds_nothing(release, document, desk):
+    assert desk.diagnose(release, document) == ()
+
+
+# Evidence against the document of another image. Which of both an attacker made is the same to a verifier, so
+# one genuine boot meets the documents of the images that an attacker would have booted.
 
 
 def judge(
@@ -242,40 +285,39 @@ def failed(verdict: Verdict) -> dict[str, str]:
     return {check.name: check.detail for check in verdict.checks if check.status is Status.FAILED}
 
 
-def test_evidence_passes_against_its_own_prediction(genuine, document, predict, signing_key):
+def test_evidence_passes_against_its_own_prediction(genuine, document, desk, signing_key):
     """The attacks below start from what holds."""
-    own = replace(document, predictions=(predict(),))
+    own = replace(document, predictions=(desk.predict(),))
     assert judge(genuine, own, signing_key).passed
     assert own.predictions[0] in document.predictions
 
 
 @pytest.mark.parametrize("section", [".linux", ".initrd", ".cmdline", ".osrel", ".uname", ".sbat"])
-def test_another_uki_section(genuine, release, document, predict, signing_key, section):
+def test_another_uki_section(genuine, release, document, desk, signing_key, section):
     uki = bytearray((release / "uki.efi").read_bytes())
     uki[part(release, f"uki {section}", "uki.efi").offset + 9] ^= 1
-    verdict = judge(genuine, replace(document, predictions=(predict(uki=bytes(uki)),)), signing_key)
+    verdict = judge(genuine, replace(document, predictions=(desk.predict(uki=bytes(uki)),)), signing_key)
     assert f"PCR 11: uki {section} differs" in failed(verdict)["events"]
 
 
-def test_another_root_with_its_own_root_hash(genuine, release, document, predict, signing_key):
+def test_another_root_with_its_own_root_hash(genuine, release, document, desk, signing_key):
     uki = (release / "uki.efi").read_bytes()
     at = uki.index(b"roothash=") + len(b"roothash=")
     other = uki[:at] + hashlib.sha256(b"another root").hexdigest().encode() + uki[at + 64 :]
-    verdict = judge(genuine, replace(document, predictions=(predict(uki=other),)), signing_key)
+    verdict = judge(genuine, replace(document, predictions=(desk.predict(uki=other),)), signing_key)
     assert "PCR 11: uki .cmdline differs (the command line carries the root hash" in failed(verdict)["events"]
 
 
-def test_another_partition_table(genuine, release, document, predict, signing_key, tmp_path):
-    with (release / "disk.raw").open("rb") as file:
-        (tmp_path / "prefix").write_bytes(file.read(1 << 20))
+def test_another_partition_table(genuine, document, desk, signing_key, tmp_path):
+    (tmp_path / "prefix").write_bytes(desk.disk_prefix())
     rename_partition(tmp_path / "prefix")
-    other = predict(disk=(tmp_path / "prefix").read_bytes())
+    other = desk.predict(disk=(tmp_path / "prefix").read_bytes())
     said = failed(judge(genuine, replace(document, predictions=(other,)), signing_key))
     assert "PCR 5: disk partition table differs" in said["events"]
 
 
-def test_another_firmware_build(genuine, document, predict, signing_key):
-    other = predict(build="ovmf-2026.08")
+def test_another_firmware_build(genuine, document, desk, signing_key):
+    other = desk.predict(build="ovmf-2026.08")
     said = failed(
         judge(genuine, replace(document, predictions=(other,)), signing_key, shape=other.shape.name)
     )
