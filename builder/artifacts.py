@@ -145,6 +145,8 @@ class Machine:
         memory_mib: RAM in MiB.
         vcpus: number of virtual CPUs.
         devices: what else is on the bus, beyond the boot medium, in `-device` order (QEMU's syntax).
+        smm: with system management mode, the only one that may write the flash then. Firmware that verifies
+            needs it (OVMF's builds "secboot"), and its ACPI tables differ.
     """
 
     type: str
@@ -152,3 +154,4 @@ class Machine:
     memory_mib: int
     vcpus: int
     devices: tuple[str, ...] = field(default=())
+    smm: bool = False

@@ -74,7 +74,7 @@ def qemu_arguments(
     """Return QEMU's arguments without the program.
 
     Args:
-        machine: type, CPU, memory, vCPUs and additional devices.
+        machine: type, CPU, memory, vCPUs, SMM and additional devices.
         firmware: code (read only) and variables.
         boot: disk or `-kernel`.
         wiring: the host's side of every backend.
@@ -90,8 +90,8 @@ def qemu_arguments(
         "-no-user-config",
         "-no-reboot",
         "-display", "none",
-        # Without SMM: the firmware builds in use have none. Without the VMware port: for other guests.
-        "-machine", f"{machine.type},smm=off,vmport=off",
+        # Without the VMware port: for other guests.
+        "-machine", f"{machine.type},smm={'on' if machine.smm else 'off'},vmport=off",
         "-accel", accelerator,
         "-cpu", f"{machine.cpu},vendor={CPU_VENDOR},phys-bits={PHYSICAL_ADDRESS_BITS},host-phys-bits=off",
         "-smp", f"cpus={machine.vcpus},sockets=1,cores={machine.vcpus},threads=1",
@@ -104,6 +104,9 @@ def qemu_arguments(
         "-chardev", f"{wiring.console},id=console",
         "-serial", "chardev:console",
     ]  # fmt: skip
+    if machine.smm:
+        # Else the guest could rewrite the databases past the firmware (edk2 OvmfPkg/README, "SMM support").
+        arguments += ["-global", "driver=cfi.pflash01,property=secure,value=on"]
     if not bare:
         arguments += _disk(wiring.disk)
         arguments += _serial_port(wiring.evidence)
