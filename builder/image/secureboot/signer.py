@@ -137,7 +137,7 @@ def load_certificate(pem: bytes) -> x509.Certificate:
     try:
         certificate = x509.load_pem_x509_certificate(pem)
         rsa_public_key(certificate)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise ImageError(f"Secure Boot certificate does not load: {error}") from error
     return certificate
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import struct
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, pkcs7
 from cryptography.hazmat.primitives.serialization.pkcs7 import load_der_pkcs7_certificates
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.errors import ImageError, UsageError
@@ -130,6 +131,18 @@ def test_broken_signatures_are_refused(signed):
             attach_signature(IMAGE, cut)
     with pytest.raises(ImageError, match="the limit is"):
         attach_signature(IMAGE, bytes(MAX_SIGNATURE_SIZE + 1))
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_mutated_signatures_never_escape(signed, data):
+    _, signature = signed
+    mutated = bytearray(signature)
+    for _ in range(data.draw(st.integers(1, 4))):
+        mutated[data.draw(st.integers(0, len(mutated) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(ImageError, FormatError):
+        found = signatures(pe.parse(attach_signature(IMAGE, bytes(mutated))))
+        found[0].verify()
 
 
 @pytest.mark.parametrize(
