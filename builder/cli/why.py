@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -15,7 +16,11 @@ from builder.cli.files import parse_file
 from builder.errors import UsageError
 from builder.globs import is_pattern, translate
 from builder.release.sbom.read import CYCLONEDX, MAX_DOCUMENT, Contents, Place, Source, read_contents
+from measurements import golden
+from measurements.errors import FormatError
+from measurements.golden.model import MAX_DOCUMENT_BYTES
 
+GOLDEN = "golden.json"
 _NEAREST = 5
 _CONSIDERED = 20_000  # names that are compared with an unknown one
 
@@ -32,9 +37,7 @@ def main(arguments: list[str]) -> int:
     add("--release", metavar="DIR", type=Path, default=Path("dist/base"), help="release folder (dist/base)")
     add("--json", action="store_true", help="print a JSON object")
     given = parser.parse_args(arguments)
-    contents = parse_file(
-        given.release / CYCLONEDX, MAX_DOCUMENT, read_contents, hint="goldsmith build writes a new one"
-    )
+    contents = _read(given.release)
     asked = {path: [*_find(contents, path)] for path in given.paths}
     unknown = {path: _nearest(contents, path) for path, places in asked.items() if not places}
     if given.json:
@@ -60,6 +63,25 @@ def main(arguments: list[str]) -> int:
             hint=", ".join(near) if near else f"goldsmith why '/**' --release {given.release}",
         )
     return 0
+
+
+def _read(release: Path) -> Contents:
+    """Read the SBOM of a release folder; where its golden document is, the SBOM must be the one it lists."""
+    path = release / GOLDEN
+    listed: dict[str, str] = {}
+    if path.exists():
+        document = parse_file(path, MAX_DOCUMENT_BYTES, golden.parse)
+        listed = {output.name: output.sha256 for output in document.outputs}
+
+    def read(raw: bytes) -> Contents:
+        found = hashlib.sha256(raw).hexdigest()
+        if listed.get(CYCLONEDX, found) != found:
+            raise FormatError(
+                f"its SHA-256 is {found}; {GOLDEN} beside it lists {listed[CYCLONEDX]}: somebody changed one of them"
+            )
+        return read_contents(raw)
+
+    return parse_file(release / CYCLONEDX, MAX_DOCUMENT, read, hint="goldsmith build writes a new one")
 
 
 def _find(contents: Contents, path: str) -> Iterator[Place]:

@@ -64,23 +64,6 @@ def take_inventory(
     for name in (ROOT, INITRD):
         # A member whose every file the recipe leaves out is still what others were resolved against.
         inside[name] |= {refs[archive.sha256] for archive in members[name]}
-    tools = {archive.sha256 for archive in members["toolbox"]}
-    archives = {archive.sha256: archive for group in members.values() for archive in group}
-    packages = []
-    for sha256, archive in archives.items():
-        known = facts.get(sha256)
-        source, source_version = _source(archive, known)
-        packages.append(
-            Package(
-                ref=refs[sha256],
-                archive=archive,
-                source=source,
-                source_version=source_version,
-                licence=known.licence if known else None,
-                trees=tuple(tree for tree in TREES if refs[sha256] in inside[tree]),
-                tool=sha256 in tools,
-            )
-        )
     return Inventory(
         name=recipe.name,
         version=recipe.version,
@@ -91,7 +74,7 @@ def take_inventory(
         root_hash=root_hash,
         disk=disk,
         uki=uki,
-        packages=tuple(sorted(packages, key=lambda package: package.ref)),
+        packages=tuple(sorted(_packages(members, refs, inside, facts), key=lambda package: package.ref)),
         python={name: pin.version for name, pin in sorted(lock.python.items())},
         recipe_files=dict(sorted(recipe_files.items())),
         steps={step_ref(name): name for name in sorted(_steps(trees))},
@@ -165,6 +148,27 @@ def _file(tree: str, path: str, node: Node, origin: str) -> File:
         sha1=hashlib.sha1(node.content, usedforsecurity=False).hexdigest(),
         sha256=hashlib.sha256(node.content).hexdigest(),
     )
+
+
+def _packages(
+    members: Mapping[str, tuple[Archive, ...]],
+    refs: Mapping[str, str],
+    inside: Mapping[str, set[str]],
+    facts: Mapping[str, PackageFacts],
+) -> Iterator[Package]:
+    tools = {archive.sha256 for archive in members["toolbox"]}
+    for archive in {archive.sha256: archive for group in members.values() for archive in group}.values():
+        known = facts.get(archive.sha256)
+        source, source_version = _source(archive, known)
+        yield Package(
+            ref=refs[archive.sha256],
+            archive=archive,
+            source=source,
+            source_version=source_version,
+            licence=known.licence if known else None,
+            trees=tuple(tree for tree in TREES if refs[archive.sha256] in inside[tree]),
+            tool=archive.sha256 in tools,
+        )
 
 
 def _source(archive: Archive, facts: PackageFacts | None) -> tuple[str, str]:

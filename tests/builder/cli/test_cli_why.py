@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from attester import document
 from test_cli_verbs import run_as_verifier
 
 from builder.cli import run
 from builder.release.sbom.write import write_sboms
+from measurements import golden
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "release"))
 
@@ -113,6 +117,20 @@ def test_what_is_known_is_told_beside_what_is_not(capfd):
 
 def test_a_folder_that_is_no_release(capfd, tmp_path):
     assert "cannot read" in why(capfd, "/x", "--release", str(tmp_path), code=2)
+
+
+def test_an_sbom_that_the_golden_document_does_not_list_is_refused(capfd, release):
+    path = release / "sbom.cdx.json"
+    output = golden.Output(
+        name=path.name, size=path.stat().st_size, sha256=hashlib.sha256(path.read_bytes()).hexdigest()
+    )
+    (release / "golden.json").write_bytes(golden.to_pretty(replace(document(), outputs=(output,))))
+    assert "package mount" in why(capfd, "/usr/bin/mount")
+    path.write_bytes(path.read_bytes().replace(b"util-linux", b"until-linux"))
+    told = why(capfd, "/usr/bin/mount", code=3)
+    assert output.sha256 in told and "somebody changed one of them" in told
+    (release / "golden.json").write_bytes(b"{}")
+    assert "golden.json" in why(capfd, "/usr/bin/mount", code=3)
 
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b"[" * 100_000, b'{"bomFormat": 1}', b"\xff"])
