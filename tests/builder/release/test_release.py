@@ -200,6 +200,15 @@ def test_accepting_writes_the_new_values_and_scratch_builds_are_not_compared(tmp
     assert golden.parse(committed.read_bytes()) == document(b"rw")
 
 
+def test_a_qcow2_made_on_demand_neither_disagrees_nor_is_committed(tmp_path):
+    committed = tmp_path / "golden.json"
+    extra = golden.Output(name="disk.qcow2", size=1, sha256="4" * 64)
+    with_qcow2 = replace(document(), outputs=(extra, *document().outputs))
+    check_committed(with_qcow2, committed, scratch=False, accept=True)
+    assert golden.parse(committed.read_bytes()) == document()
+    check_committed(with_qcow2, committed, scratch=False, accept=False)
+
+
 def test_a_scratch_build_never_becomes_the_committed_document(tmp_path):
     committed = tmp_path / "golden.json"
     check_committed(document(), committed, scratch=True, accept=True)
