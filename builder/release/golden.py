@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -21,8 +20,6 @@ from measurements.prediction import Prediction
 
 GOLDEN, ENVELOPE, PUBLIC_KEY = "golden.json", "golden.dsse.json", "release.pub"
 CONVERTED_DISK = "disk.qcow2"
-#: Outputs that a build writes on demand only; signed, and no part of the committed document.
-OPTIONAL_OUTPUTS = frozenset({"disk.qcow2"})
 #: How many differences an error lists; the rest is counted.
 _LISTED = 12
 
