@@ -91,12 +91,14 @@ class HttpSource:
         client: shared by all threads.
         addresses: archive -> addresses to try.
         sleep: waits between attempts (seconds).
+        unreachable: hosts that took no connection in all attempts; further archives ask them once.
     """
 
     name: str
     client: httpx.Client
     addresses: Callable[[Archive], tuple[str, ...]]
     sleep: Callable[[float], None] = field(default=time.sleep)
+    unreachable: set[str] = field(default_factory=set)
 
     def bring(self, archive: Archive, partial: Path, advance: Callable[[int], None]) -> None:
         """See `Source`."""
@@ -112,16 +114,21 @@ class HttpSource:
     def _download(
         self, address: str, archive: Archive, partial: Path, advance: Callable[[int], None]
     ) -> None:
-        for attempt in range(_ATTEMPTS):
+        host = httpx.URL(address).netloc.decode()
+        attempts = 1 if host in self.unreachable else _ATTEMPTS
+        for attempt in range(attempts):
             try:
                 self._once(address, archive, partial, advance)
                 return
             except AbsentError:
                 raise
             except (SourceError, httpx.TransportError) as error:
-                if attempt == _ATTEMPTS - 1:
+                if attempt == attempts - 1:
+                    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+                        self.unreachable.add(host)
                     reason = str(error) or type(error).__name__
-                    raise SourceError(f"{reason} ({_ATTEMPTS} attempts)") from error
+                    tried = f"{attempts} attempts" if attempts > 1 else "1 attempt"
+                    raise SourceError(f"{reason} ({tried})") from error
                 self.sleep(_BACKOFF * 2**attempt)
 
     def _once(self, address: str, archive: Archive, partial: Path, advance: Callable[[int], None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,7 +18,7 @@ from builder.fetch import fetch
 from builder.inputs import InputOptions, open_sources
 from builder.lockfile import parse_lock
 from builder.mirror import Mirrors
-from builder.sources import VaultSource, http_client, mirror_source, snapshot_source
+from builder.sources import HttpSource, SourceError, VaultSource, http_client, mirror_source, snapshot_source
 from builder.store import Store
 from builder.vault import fill_vault
 
@@ -314,3 +315,25 @@ def test_interruption_ends_the_downloads_and_keeps_what_arrived(server, store, m
     server.answers[PATH] = ranged
     fetch([archive()], store, [mirror], recipe="r")
     assert server.requests == [(PATH, "bytes=100-")]
+
+
+def test_a_host_that_takes_no_connection_is_not_asked_at_length_for_every_archive(tmp_path):
+    with socket.socket() as nobody:  # bound and not listening: every connection is refused
+        nobody.bind(("127.0.0.1", 0))
+        base = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        naps: list[float] = []
+        with http_client() as client:
+            source = HttpSource(
+                name="mirror",
+                client=client,
+                addresses=lambda item: (f"{base}/{item.path}",),
+                sleep=naps.append,
+            )
+            for number in range(5):
+                item = Archive(
+                    name="a", version=str(number), architecture="all", path="pool/a", pocket="trixie", size=1,
+                    sha256=f"{number:064x}",
+                )  # fmt: skip
+                with pytest.raises(SourceError, match="attempt"):
+                    source.bring(item, tmp_path / "partial", lambda _: None)
+        assert len(naps) == 3  # between the four attempts of the first archive only
