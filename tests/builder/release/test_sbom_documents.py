@@ -308,3 +308,13 @@ def test_documents_are_written_with_no_time_but_the_locks(tmp_path: Path):
     # date -u -d @1700000000
     assert json.loads(written[0].read_bytes())["creationInfo"]["created"] == "2023-11-14T22:13:20Z"
     assert json.loads(written[1].read_bytes())["metadata"]["timestamp"] == "2023-11-14T22:13:20Z"
+
+
+def test_a_tree_without_modules_has_no_kernel():
+    changed = trees()
+    changed["initrd"].remove("/usr/lib/modules/x.ko")
+    graph = {
+        item["ref"]: item.get("dependsOn", []) for item in cyclonedx(inventory(trees=changed))["dependencies"]
+    }
+    kernel = purl(KERNEL, "trixie")
+    assert kernel in graph["root"] and kernel in graph["uki"] and kernel not in graph["initrd"]
