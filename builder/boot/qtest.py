@@ -12,7 +12,7 @@ import json
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,12 @@ _MAX_FILES, _MAX_FILE = 4096, 16 << 20
 _DESCRIPTOR, _BUFFER = 0x1000, 0x200000  # guest RAM nobody uses: no vCPU runs
 _FW_CFG_DMA_HIGH, _FW_CFG_DMA_LOW = 0x514, 0x518
 _FW_CFG_DIRECTORY = 0x19
-_FW_CFG_READ_SELECTED = 2 | 8
+_FW_CFG_READ_SELECTED, _FW_CFG_WRITE_SELECTED = 2 | 8, 16 | 8
+
+_SMI_SUPPORTED, _SMI_REQUESTED = "etc/smi/supported-features", "etc/smi/requested-features"
+_SMI_LATCH = "etc/smi/features-ok"
+#: edk2 OvmfPkg/SmmControl2Dxe/SmiFeatures.c: broadcast, CPU hotplug, CPU hot-unplug.
+_SMI_WANTED = 0b111
 
 _LPC = (0x1F, 0)
 _HOST_BRIDGE = (0, 0)
@@ -128,11 +133,13 @@ def machine_tables(
         with software_tpm(tools, folder) as tpm:
             wiring = Wiring(tpm=tpm, variables=variables, uki=uki if boot is BootPath.DIRECT else None)
             arguments = qemu_arguments(machine, firmware, boot, wiring, accelerator="tcg", bare=bare)
-            return read_fw_cfg_tables(tools, arguments, pciexbar=pciexbar)
+            return read_fw_cfg_tables(tools, arguments, pciexbar=pciexbar, smm=machine.smm)
 
 
-def read_fw_cfg_tables(tools: Tools, arguments: Sequence[str], *, pciexbar: int = PCIEXBAR) -> FwCfgTables:
-    """Start QEMU with ``arguments`` and read its tables as OVMF would.
+def read_fw_cfg_tables(
+    tools: Tools, arguments: Sequence[str], *, pciexbar: int = PCIEXBAR, smm: bool = False
+) -> FwCfgTables:
+    """Start QEMU with ``arguments`` and read its tables as OVMF would, with ``smm`` as its builds with SMM.
 
     Raises:
         BootError: QEMU ends early or does not follow the protocol; the message holds its last lines.
@@ -142,7 +149,7 @@ def read_fw_cfg_tables(tools: Tools, arguments: Sequence[str], *, pciexbar: int 
         full = [*arguments, "-S", "-qtest", "stdio", "-qtest-log", "none"]
         with tools.spawn("qemu-system-x86_64", *full, stdin=PIPE, stdout=PIPE, stderr=errors) as process:
             try:
-                return _read_tables(_Qtest(process), pciexbar)
+                return _read_tables(_Qtest(process), pciexbar, smm=smm)
             except (OSError, struct.error, ValueError) as error:
                 errors.seek(0)
                 raise BootError(
@@ -150,7 +157,7 @@ def read_fw_cfg_tables(tools: Tools, arguments: Sequence[str], *, pciexbar: int 
                 ) from error
 
 
-def _read_tables(qtest: _Qtest, pciexbar: int) -> FwCfgTables:
+def _read_tables(qtest: _Qtest, pciexbar: int, *, smm: bool) -> FwCfgTables:
     files = dict(_directory(qtest))
     for name in _WINDOW_OVERRIDES:
         if name in files:
@@ -171,6 +178,8 @@ def _read_tables(qtest: _Qtest, pciexbar: int) -> FwCfgTables:
     )
     _program_chipset(qtest, pciexbar)
     _program_devices(qtest, base)
+    if smm:
+        _negotiate_smi(qtest, files)
     return FwCfgTables(
         acpi=AcpiBlobs(
             table_loader=read(LOADER_FILE),
@@ -189,6 +198,16 @@ def _program_chipset(qtest: _Qtest, pciexbar: int) -> None:
     qtest.config_write(*_LPC, 0x44, 0x80)  # ACPI_CNTL: enable
     qtest.config_write(*_HOST_BRIDGE, 0x64, pciexbar >> 32)
     qtest.config_write(*_HOST_BRIDGE, 0x60, (pciexbar & 0xFFFFFFFF) | 1)
+
+
+def _negotiate_smi(qtest: _Qtest, files: Mapping[str, tuple[int, int]]) -> None:
+    """Agree on SMI features (SmiFeatures.c, NegotiateSmiFeatures): with CPU hotplug by SMI the DSDT is another."""
+    key, size = files[_SMI_SUPPORTED]
+    wanted = int.from_bytes(_read_file(qtest, key, size), "little") & _SMI_WANTED
+    key, size = files[_SMI_REQUESTED]
+    _write_file(qtest, key, wanted.to_bytes(size, "little"))
+    if _read_file(qtest, *files[_SMI_LATCH]) != b"\1":
+        raise ValueError(f"QEMU refuses the SMI features 0b{wanted:b}, which it supports")
 
 
 def _program_devices(qtest: _Qtest, base: int) -> None:
@@ -248,13 +267,22 @@ def _read_file(qtest: _Qtest, key: int, size: int) -> bytes:
         return b""
     if size > _MAX_FILE:
         raise ValueError(f"a fw_cfg file of {size} bytes; at most {_MAX_FILE} were expected")
-    qtest.memory_write(_DESCRIPTOR, struct.pack(">IIQ", key << 16 | _FW_CFG_READ_SELECTED, size, _BUFFER))
+    _transfer(qtest, key, _FW_CFG_READ_SELECTED, size)
+    return qtest.memory_read(_BUFFER, size)
+
+
+def _write_file(qtest: _Qtest, key: int, content: bytes) -> None:
+    qtest.memory_write(_BUFFER, content)
+    _transfer(qtest, key, _FW_CFG_WRITE_SELECTED, len(content))
+
+
+def _transfer(qtest: _Qtest, key: int, command: int, size: int) -> None:
+    qtest.memory_write(_DESCRIPTOR, struct.pack(">IIQ", key << 16 | command, size, _BUFFER))
     qtest.out(_FW_CFG_DMA_HIGH, 0)
     qtest.out(_FW_CFG_DMA_LOW, int.from_bytes(struct.pack(">I", _DESCRIPTOR), "little"))
     (control,) = struct.unpack(">I", qtest.memory_read(_DESCRIPTOR, 4))
     if control != 0:
-        raise ValueError(f"fw_cfg refused to read key 0x{key:x} (control 0x{control:x})")
-    return qtest.memory_read(_BUFFER, size)
+        raise ValueError(f"fw_cfg refuses a transfer for key 0x{key:x} (control 0x{control:x})")
 
 
 class _Qtest:
