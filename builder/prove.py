@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builder.artifacts import Firmware, Lock, Machine
+from builder.artifacts import Firmware, Lock
 from builder.boot.session import DEFAULT_TIMEOUT, EVIDENCE_PORT, BootResult, Transport, boot_session
 from builder.diagnosis import diagnose
 from builder.disks import read_partition_table
@@ -199,14 +199,11 @@ def _launch(manifest: Manifest, builds: tuple[Firmware, ...], trial: Trial) -> L
         raise UsageError(f"the release {manifest.name} declares no platform to boot on")
     build = _firmware(builds, trial.firmware) if trial.firmware else known[0].firmware
     first = next((item for item in known if item.boot is wanted and item.firmware == build), known[0])
-    machine = first.machine
     return Launch(
-        machine=Machine(
-            type=machine.type,
-            cpu=machine.cpu,
-            memory_mib=trial.memory_mib or machine.memory_mib,
-            vcpus=trial.vcpus or machine.vcpus,
-            devices=machine.devices,
+        machine=replace(
+            first.machine,
+            memory_mib=trial.memory_mib or first.machine.memory_mib,
+            vcpus=trial.vcpus or first.machine.vcpus,
         ),
         firmware=build,
         boot=wanted,
