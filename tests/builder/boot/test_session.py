@@ -105,7 +105,12 @@ try:
 except KeyboardInterrupt:
     sys.exit(130)
 """
-    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(Path.cwd())})
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
+        # A test run in the background of a shell ignores SIGINT, and a child would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 30
     while len(list((place / "pids").iterdir())) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
