@@ -116,16 +116,24 @@ def _finish(whole: RecipeDocument, document: Document, documents: list[Document]
         if getattr(whole, key) is None
     ]
     _check_firmware(whole, merged, problems)
-    variables = {**whole.variables, "name": whole.name, "version": whole.version, "svn": whole.svn}
+    command_line = (*(whole.kernel.command_line if whole.kernel else ()), *whole.command_line)
+    variables: dict[str, str | int | bool] = {
+        **whole.variables,
+        "name": whole.name,
+        "version": whole.version,
+        "svn": whole.svn,
+    }
+    # Templates alone see the line as a whole; as a list it is part of the recipe's digest already.
+    seen = {**variables, "command_line": " ".join(command_line)}
     problems.extend(
         f"{merged.at(('variables', key))}: this name is the image's own"
-        for key in ("name", "version", "svn")
+        for key in ("name", "version", "svn", "command_line")
         if key in whole.variables
     )
     files: dict[str, tuple[RecipeFile, ...]] = {}
     for name, layer in (("root", whole.root), ("initrd", whole.initrd)):
         _check_layer(name, layer, merged, problems)
-        files[name] = _files(name, layer, merged, variables, problems)
+        files[name] = _files(name, layer, merged, seen, problems)
     _raise(problems)
     assert whole.distribution is not None and whole.kernel is not None
     return Recipe(
@@ -139,7 +147,7 @@ def _finish(whole: RecipeDocument, document: Document, documents: list[Document]
         initrd=whole.initrd,
         files=files,
         kernel_package=whole.kernel.package,
-        command_line=(*whole.kernel.command_line, *whole.command_line),
+        command_line=command_line,
         toolbox=whole.toolbox,
         firmware=whole.firmware,
         platforms=whole.platforms,
