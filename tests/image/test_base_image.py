@@ -53,13 +53,15 @@ ABSENT = {
 # fmt: on
 
 PROGRAMS = {
-    "root": ["mount", "python3.13", "systemd-tmpfiles", "udevadm", "umount"],
+    "root": ["mount", "nft", "python3.13", "systemd-tmpfiles", "udevadm", "umount"],
     "initrd": ["dmsetup", "kmod", "modprobe", "mount", "systemctl", "systemd-tmpfiles", "udevadm", "umount"],
 }
 
 #: With what modules.dep of Debian's linux-image-6.12-cloud-amd64 says they need.
 MODULES = {
-    "root": {"failover", "net_failover", "virtio_net", "virtio-rng"},
+    "root": {
+        "failover", "libcrc32c", "net_failover", "nf_tables", "nfnetlink", "virtio_net", "virtio-rng",
+    },
     "initrd": {
         "dm-bufio", "dm-mod", "dm-verity", "efivarfs", "erofs", "libcrc32c", "reed_solomon", "virtio_blk",
     },
@@ -151,6 +153,7 @@ def test_accounts(host, image):
     assert {name: int(fields[2]) for name, fields in accounts.items()} == {
         "root": 0,
         "goldsmith-evidence": 980,
+        "goldsmith-firewall": 981,
         "systemd-network": 998,
         "nobody": 65534,
     }
@@ -180,6 +183,13 @@ def test_units_that_start(host, image):
         "multi-user.target.wants/systemd-networkd.service",
         "sockets.target.wants/goldsmith-evidence.socket",
         "sockets.target.wants/systemd-networkd.socket",
+    }
+    required = {
+        f"{path.parent.name}/{path.name}"
+        for path in (image.root / "etc/systemd/system").glob("*.requires/*")
+    }  # fmt: skip
+    assert required == {
+        f"sysinit.target.requires/goldsmith-{name}.service" for name in ("firewall", "mounts", "readback")
     }
     initrd = host.file(f"{image.initrd}/etc/systemd/system/default.target")
     assert initrd.linked_to.endswith("/usr/lib/systemd/system/initrd.target")

@@ -168,16 +168,26 @@ def test_flipped_byte_in_the_initrd_stops_the_machine(goldsmith, release, tmp_pa
     assert "root file system" not in run.reasons
 
 
-def test_flipped_byte_in_the_command_line_is_in_the_evidence(goldsmith, release, tmp_path):
-    """`systemd.firstboot=no` becomes `=nn`: the machine comes up, and PCR 9 and 11 tell."""
+def test_flipped_byte_in_the_command_line_stops_the_machine(goldsmith, release, tmp_path):
+    """`systemd.firstboot=no` becomes `=nn`: the image knows its own words, and powers off."""
     text = b"systemd.firstboot=no"
     at = offset_of(release, "uki .cmdline", text) + len(text) - 1
     copy = forge(release, tmp_path / "base", lambda disk: flip(disk, at))
     run = goldsmith.boot(copy, folder=tmp_path)
-    assert_refused(run, "PCR 4, 9, 11 differ", "PCR 11: uki .cmdline differs")
+    assert_refused(run, "uki .cmdline is not what the signed document says (PCR 9, 11)", "switched itself off")
+    assert not run.evidence.exists()
+
+
+def test_flipped_byte_in_a_section_that_nothing_reads_is_in_the_evidence(goldsmith, release, tmp_path):
+    """A letter of the UKI's .osrel: the machine comes up, and PCR 9 (the stub's copy of it) and 11 tell."""
+    text = b"NAME="
+    at = offset_of(release, "uki .osrel", text) + len(text) + 1
+    copy = forge(release, tmp_path / "base", lambda disk: flip(disk, at))
+    run = goldsmith.boot(copy, folder=tmp_path)
+    assert_refused(run, "PCR 4, 9, 11 differ", "PCR 11: uki .osrel differs")
     for bank in ("sha256", "sha384"):
         assert not run.register(bank, 11)["equal"]
-        assert "uki .cmdline" in run.register(bank, 11)["reason"]
+        assert "uki .osrel" in run.register(bank, 11)["reason"]
         assert run.register(bank, 5)["equal"]
 
 

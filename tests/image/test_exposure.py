@@ -1,0 +1,72 @@
+"""How far each service of the image is boxed in, by the judgement of the locked systemd itself."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from builder.lockfile import read_lock
+from builder.store import Store
+from builder.toolbox import open_members
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+LIBRARIES = "usr/lib/x86_64-linux-gnu"
+#: Ours, and the most that each may be exposed (docs/hardening.md says why one is above 2.0).
+LIMITS = {
+    "goldsmith-evidence@.service": 2.0,
+    "goldsmith-evidence-serial.service": 2.0,
+    "goldsmith-firewall.service": 2.0,
+    "goldsmith-readback.service": 2.0,
+    "goldsmith-mounts.service": 2.8,
+}
+#: PID 1 does their work; none has a process that runs while the machine does.
+STOPPING = {
+    f"{name}.service"
+    for name in ("emergency", "rescue", "systemd-halt", "systemd-poweroff", "systemd-reboot")
+}
+
+
+@pytest.fixture(scope="module")
+def exposure(image, tmp_path_factory) -> dict[str, float]:
+    """Unit -> exposure, from `systemd-analyze security` over the unpacked root."""
+    lock = read_lock(image.release / "lock.json", recipe="base")
+    (archive,) = [item for item in lock.members("root") if item.name == "systemd"]
+    (package,) = open_members([archive], Store.default(), recipe="base")
+    (program,) = [bytes(item.content) for item in package.entries() if item.path == "/usr/bin/systemd-analyze"]
+    analyze = tmp_path_factory.mktemp("analyze") / "systemd-analyze"
+    analyze.write_bytes(program)
+    analyze.chmod(0o755)
+    libraries = image.root / LIBRARIES
+    found = {}
+    for path in sorted((image.root / "usr/lib/systemd/system").glob("*.service")):
+        if (image.root / "etc/systemd/system" / path.name).is_symlink() or path.name in STOPPING:
+            continue  # masked, or nothing that runs
+        done = subprocess.run(
+            [
+                libraries / "ld-linux-x86-64.so.2", "--library-path", f"{libraries}:{libraries}/systemd",
+                analyze, "security", "--no-pager", "--offline=yes", f"--root={image.root}", path.name,
+            ],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        overall = re.search(r"Overall exposure level for \S+: (\d+\.\d)", done.stdout)
+        assert overall, f"{path.name}: {done.stdout[-500:]}{done.stderr}"
+        found[path.name] = float(overall[1])
+    return found
+
+
+def test_our_services_are_below_their_limit(exposure):
+    ours = {name: value for name, value in exposure.items() if name.startswith("goldsmith-")}
+    assert set(ours) == set(LIMITS)
+    assert {name: value for name, value in ours.items() if value > LIMITS[name]} == {}
+
+
+def test_documentation_has_every_number(exposure):
+    """docs/hardening.md, "Services"."""
+    text = (ROOT / "docs/hardening.md").read_text()
+    told = dict(re.findall(r"^\| (\S+\.service) \| (\d+\.\d) \|$", text, re.MULTILINE))
+    assert {name: float(value) for name, value in told.items()} == exposure

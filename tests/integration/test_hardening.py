@@ -1,0 +1,103 @@
+"""What the host tries through its own channels, and how the machine refuses: each test boots one."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from running import ROOT, Goldsmith, private_temporary
+
+from builder.artifacts import Lock
+from builder.boot.client import request_evidence
+from builder.boot.debug import COMMAND_LINE
+from builder.boot.qemu import Wiring
+from builder.boot.session import running_machine
+from builder.errors import BootError
+from builder.launches import launches
+from builder.recipe import find_recipe, load_recipe
+from builder.store import Store
+from builder.toolbox import firmware, unpack_toolbox
+from measurements.prediction import BootPath
+
+pytestmark = pytest.mark.integration
+
+LIMIT = 200.0  # seconds, on a machine that emulates
+_ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+@pytest.fixture(scope="module")
+def try_on(release: Path, lock: Lock, store: Store, tmp_path_factory: pytest.TempPathFactory):
+    """Boot the release's disk with an SMBIOS string of the host; return evidence, error and console."""
+    recipe = load_recipe(find_recipe("base", base=Path(__file__).parent))
+    tools = unpack_toolbox(lock, store)
+    chosen = next(
+        item
+        for item in launches(recipe.platforms, firmware(recipe.firmware, lock, store))
+        if item.boot is BootPath.DISK
+    )
+
+    def boot(smbios: str) -> tuple[bytes | None, str, str]:
+        log = tmp_path_factory.mktemp("host") / "console"
+        with private_temporary() as folder:
+            socket = folder / "evidence.sock"
+            wiring = Wiring(
+                tpm=folder, variables=folder, disk=release / "disk.raw", evidence=socket, smbios_string=smbios
+            )
+            evidence, failure = None, ""
+            with running_machine(
+                tools, chosen.firmware, chosen.machine, BootPath.DISK, wiring, folder, console_log=log
+            ) as running:
+                try:
+                    evidence = request_evidence(
+                        socket, secrets.token_bytes(32), deadline=time.monotonic() + LIMIT, check=running.check
+                    )
+                except BootError as error:
+                    failure = str(error)
+        return evidence, failure, _ESCAPES.sub(b"", log.read_bytes()).decode("utf-8", "replace")
+
+    return boot
+
+
+def test_a_longer_command_line_stops_the_machine_before_its_root(try_on: Callable):
+    """The stub appends what SMBIOS says (systemd-stub(7)); the initrd sees it in PCR 12, and goes no further."""
+    evidence, failure, console = try_on(
+        f"io.systemd.stub.kernel-cmdline-extra={COMMAND_LINE} systemd.debug_shell=1"
+    )
+    assert evidence is None
+    assert "switched itself off" in failure
+    assert "Powering off" in console
+    assert "Switching root" not in console
+
+
+def test_a_credential_of_the_host_changes_nothing(try_on: Callable):
+    """systemd-sysctl would apply sysctl.extra, and the read-back would then power off: the machine answers."""
+    evidence, failure, _ = try_on("io.systemd.credential:sysctl.extra=kernel.sysrq=1")
+    assert failure == ""
+    assert evidence is not None
+
+
+def test_a_setting_that_does_not_take_stops_the_machine(
+    goldsmith: Goldsmith, store: Store, tmp_path: Path, signing_key: Path
+):
+    """The kernel caps kernel.yama.ptrace_scope at 3 (Documentation/admin-guide/LSM/Yama.rst)."""
+    recipes = tmp_path / "recipes"
+    shutil.copytree(ROOT / "recipes", recipes)
+    (recipes / "base/golden.json").unlink(missing_ok=True)
+    settings = recipes / "common/hardening/sysctl.conf"
+    text = settings.read_text()
+    assert "kernel.yama.ptrace_scope = 3\n" in text
+    settings.write_text(text.replace("kernel.yama.ptrace_scope = 3\n", "kernel.yama.ptrace_scope = 7\n"))
+    done = goldsmith(
+        "build", recipes / "base/recipe.yaml", "--offline", "--out", tmp_path / "out", "--key", signing_key,
+        timeout=300,
+    )  # fmt: skip
+    assert done.code == 0, done.stderr
+    run = goldsmith.boot(tmp_path / "out", "--debug", "--firmware", "ovmf-2025.02", folder=tmp_path)
+    assert run.code == 1
+    assert "switched itself off" in run.report["failure"]
+    assert not run.evidence.exists()
