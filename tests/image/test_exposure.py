@@ -37,7 +37,9 @@ def exposure(image, tmp_path_factory) -> dict[str, float]:
     lock = read_lock(image.release / "lock.json", recipe="base")
     (archive,) = [item for item in lock.members("root") if item.name == "systemd"]
     (package,) = open_members([archive], Store.default(), recipe="base")
-    (program,) = [bytes(item.content) for item in package.entries() if item.path == "/usr/bin/systemd-analyze"]
+    (program,) = [
+        bytes(item.content) for item in package.entries() if item.path == "/usr/bin/systemd-analyze"
+    ]
     analyze = tmp_path_factory.mktemp("analyze") / "systemd-analyze"
     analyze.write_bytes(program)
     analyze.chmod(0o755)

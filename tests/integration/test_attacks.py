@@ -174,7 +174,9 @@ def test_flipped_byte_in_the_command_line_stops_the_machine(goldsmith, release, 
     at = offset_of(release, "uki .cmdline", text) + len(text) - 1
     copy = forge(release, tmp_path / "base", lambda disk: flip(disk, at))
     run = goldsmith.boot(copy, folder=tmp_path)
-    assert_refused(run, "uki .cmdline is not what the signed document says (PCR 9, 11)", "switched itself off")
+    assert_refused(
+        run, "uki .cmdline is not what the signed document says (PCR 9, 11)", "switched itself off"
+    )
     assert not run.evidence.exists()
 
 

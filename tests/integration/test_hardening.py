@@ -54,7 +54,10 @@ def try_on(release: Path, lock: Lock, store: Store, tmp_path_factory: pytest.Tem
             ) as running:
                 try:
                     evidence = request_evidence(
-                        socket, secrets.token_bytes(32), deadline=time.monotonic() + LIMIT, check=running.check
+                        socket,
+                        secrets.token_bytes(32),
+                        deadline=time.monotonic() + LIMIT,
+                        check=running.check,
                     )
                 except BootError as error:
                     failure = str(error)

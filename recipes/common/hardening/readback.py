@@ -39,7 +39,9 @@ def command_line(root: str) -> list[str]:
         if words[: len(sealed)] == sealed and rest in ([], debug):
             return []
     extra = " ".join(word for word in words if word not in sealed and not well_formed(word))
-    return [f"the command line is not the sealed one; it differs in: {extra or 'what is missing or repeated'}"]
+    return [
+        f"the command line is not the sealed one; it differs in: {extra or 'what is missing or repeated'}"
+    ]
 
 
 def well_formed(word: str) -> bool:
@@ -94,7 +96,7 @@ def current_values(folder: str, parts: list[str]) -> dict[str, str]:
 def wanted_settings(root: str) -> dict[str, str]:
     """Return setting -> value of all files of sysctl.d in their order (sysctl.d(5)): the last one counts."""
     wanted = {}
-    for name in sorted(os.listdir(root + SYSCTL)):
+    for name in sorted(entry.name for entry in os.scandir(root + SYSCTL)):
         if name.endswith(".conf"):
             for line in read(f"{root}{SYSCTL}/{name}").splitlines():
                 key, equals, value = line.partition("=")
@@ -107,7 +109,7 @@ def matching(folder: str, parts: list[str]) -> list[str]:
     """Return the files that a setting's path means; ``*`` is any one folder."""
     first, rest = parts[0], parts[1:]
     try:
-        names = sorted(os.listdir(folder))
+        names = sorted(entry.name for entry in os.scandir(folder))
     except OSError:
         return []
     found = [f"{folder}/{name}" for name in names if first in ("*", name)]

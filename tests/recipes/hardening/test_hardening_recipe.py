@@ -99,7 +99,9 @@ def test_firewall_and_read_back_hold_up_the_boot():
         "systemd-modules-load.service",
     }  # fmt: skip
     assert needed <= set(readback["Wants"].split()) & set(readback["After"].split())
-    assert "Requires" not in readback, "where one of these fails, the read-back would not run, and nothing would stop"
+    assert "Requires" not in readback, (
+        "where one of these fails, the read-back would not run, and nothing would stop"
+    )
 
 
 @pytest.mark.parametrize("path", OURS)
@@ -111,9 +113,7 @@ def test_our_services_are_boxed_in(path):
     assert service["SystemCallArchitectures"] == "native"
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in ROOT if path.endswith(".mount") or ".mount.d/" in path]
-)
+@pytest.mark.parametrize("path", [path for path in ROOT if path.endswith(".mount") or ".mount.d/" in path])
 def test_our_mounts_run_nothing(path):
     options = unit(ROOT[path])["Mount"]["Options"].split(",")
     assert {"noexec", "nosuid", "nodev"} <= set(options)

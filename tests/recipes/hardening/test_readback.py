@@ -183,7 +183,9 @@ def test_no_mounts_at_all_are_no_proof():
     assert readback.mount_options("") != []
 
 
-@pytest.mark.parametrize(("mounts", "status"), [(MOUNTS, 0), (MOUNTS.replace("/run rw,nosuid", "/run rw"), 1)])
+@pytest.mark.parametrize(
+    ("mounts", "status"), [(MOUNTS, 0), (MOUNTS.replace("/run rw,nosuid", "/run rw"), 1)]
+)
 def test_the_program_fails_where_one_thing_does(machine, mounts, status, monkeypatch, capfd):
     """From the descriptor that systemd passes (LISTEN_FDNAMES) to the exit status and its reason."""
     monkeypatch.setenv("LISTEN_FDNAMES", "other:mountinfo")
@@ -192,9 +194,7 @@ def test_the_program_fails_where_one_thing_does(machine, mounts, status, monkeyp
         monkeypatch.setattr(readback, name, lambda _root, real=real: real(f"{machine}/"))
     real_read = readback.read_descriptor
     monkeypatch.setattr(readback, "_FIRST_DESCRIPTOR", 1000)  # as systemd counts: 1000 other, 1001 mountinfo
-    monkeypatch.setattr(
-        readback, "read_descriptor", lambda fd: mounts if fd == 1001 else real_read(fd)
-    )
+    monkeypatch.setattr(readback, "read_descriptor", lambda fd: mounts if fd == 1001 else real_read(fd))
     assert readback.main() == status
     assert ("/run is mounted without nosuid" in capfd.readouterr().err) == bool(status)
 
