@@ -210,6 +210,15 @@ def template(text):
 TEMPLATE = HEAD + "variables: {port: 80}\nroot: {files: [{path: /x, source: t, template: true}]}\n"
 
 
+def test_templates_see_the_command_line(make):
+    """As the UKI will carry it, without the root hash, which is not known before the files are."""
+    recipe = make(TEMPLATE + "command_line: [last]\n", **template("{{ command_line }}\n"))
+    assert recipe.files["root"][0].content == b"ro last\n"
+    assert "command_line" not in recipe.variables
+    taken = HEAD + "variables: {command_line: x}\n"
+    assert "this name is the image's own" in problems(make, taken)
+
+
 def test_templates_see_the_variables(make):
     recipe = make(TEMPLATE, **template("{{ name }} {{ version }} {{ svn }} {{ port }}\n"))
     assert recipe.files["root"][0].content == b"img 1.2 3 80\n"
