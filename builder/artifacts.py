@@ -155,3 +155,13 @@ class Machine:
     vcpus: int
     devices: tuple[str, ...] = field(default=())
     smm: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageShare:
+    """What one origin brought: its name, version (empty unless a package), files and their bytes."""
+
+    name: str
+    version: str
+    files: int
+    size: int

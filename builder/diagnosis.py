@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from builder.atomic import temporary_folder
-from builder.errors import BuilderError, ToolError
+from builder.disks import read_partition_table
+from builder.errors import BuilderError, ToolError, UsageError
 from builder.image.esp import read_boot_file
 from builder.image.verity import verify_verity
 from builder.launches import Launch, predict_launch
@@ -23,7 +24,6 @@ from measurements.errors import FormatError, MeasurementError
 from measurements.formats import gpt, uki
 from measurements.prediction import BootPath
 
-_GPT_PREFIX = 1 << 20
 _CHUNK = 1 << 20
 _ROOT_HASH = re.compile(rb"(?:^|\s)roothash=([0-9a-f]{64})(?:\s|\0|$)")
 #: How many findings are told.
@@ -53,9 +53,8 @@ def _findings(
 ) -> Iterator[str]:
     disk = folder / "disk.raw"
     try:
-        with disk.open("rb") as file:
-            table = gpt.parse(file.read(_GPT_PREFIX))
-    except FormatError as error:
+        table = read_partition_table(disk)
+    except (FormatError, UsageError) as error:
         yield f"partition table (GPT): {error}"
         return
     with temporary_folder("goldsmith-diagnosis-") as work:

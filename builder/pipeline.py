@@ -24,7 +24,7 @@ from builder.pins import check_python
 from builder.progress import SILENT, Reporter
 from builder.recipe.merged import Recipe
 from builder.release.golden import check_committed, golden_document, sign_release
-from builder.release.manifest import Share, dump, manifest_of, output_of
+from builder.release.manifest import dump, manifest_of, output_of
 from builder.release.parts import disk_parts, uki_parts
 from builder.release.publish import publish
 from builder.release.sbom.facts import PackageFacts, package_facts
@@ -162,7 +162,7 @@ def build(
                 lock,
                 outputs=[*outputs, output_of(folder / "golden.json")],
                 parts=[*uki_parts(image, uki.name), *disk_parts(disk, table, image)],
-                contents={name: _shares(tree) for name, tree in trees.items()},
+                contents={name: summarise(tree) for name, tree in trees.items()},
                 toolbox=tools.versions,
             )
             (folder / "manifest.json").write_bytes(dump(manifest))
@@ -206,10 +206,3 @@ def _initrd(tree: Tree, lock: Lock, store: Store) -> bytes:
         put(compress_initrd(archive))
 
     return bytes(store.derived_bytes(_INITRD_KIND, key, make))
-
-
-def _shares(tree: Tree) -> tuple[Share, ...]:
-    return tuple(
-        Share(name=share.name, version=share.version, files=share.files, size=share.size)
-        for share in summarise(tree)
-    )

@@ -119,16 +119,6 @@ class Store:
             raise
         return target
 
-    def put_file(self, source: Path, *, sha256: str, size: int) -> Path:
-        """Copy a file in; see `put_stream`."""
-
-        def chunks() -> Iterator[bytes]:
-            with source.open("rb") as handle:
-                while chunk := handle.read(_CHUNK):
-                    yield chunk
-
-        return self.put_stream(chunks(), sha256=sha256, size=size)
-
     @contextlib.contextmanager
     def partial(self, sha256: str) -> Iterator[Path]:
         """Hold the object's unfinished download alone; the file at the path may exist from an earlier try."""

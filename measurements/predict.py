@@ -14,12 +14,12 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from measurements.events import Event, HashAlgorithm, RegisterPrediction, event_type_name
-from measurements.prediction import LaunchShape, Prediction
+from measurements.prediction import LaunchShape, Prediction, shape_to_json
 from measurements.tpm import constant, pcr00, pcr01, pcr04, pcr05, pcr07, pcr09, pcr10, pcr11, pcr15
 from measurements.tpm.boot import Boot, examine
 from measurements.tpm.inputs import TpmInputs
 
-__all__ = ["TpmInputs", "predict_tpm", "prediction_to_json", "register_to_json", "shape_to_json"]
+__all__ = ["TpmInputs", "predict_tpm", "prediction_to_json", "register_to_json"]
 
 _REGISTERS: Final[tuple[Callable[[Boot], RegisterPrediction], ...]] = (
     pcr00.predict,
@@ -96,24 +96,6 @@ def register_to_json(register: RegisterPrediction, bank: HashAlgorithm) -> dict[
         "phases": {sequence.label: sequence.value(bank).hex() for sequence in register.phases},
         "stability": register.stability.value,
         "reason": register.reason,
-    }
-
-
-def shape_to_json(shape: LaunchShape) -> dict[str, Any]:
-    """Return a launch shape as JSON values."""
-    return {
-        "name": shape.name,
-        "platform": shape.platform,
-        "firmware": {
-            "name": shape.firmware.name,
-            "sha256": shape.firmware.sha256,
-            "sha384": shape.firmware.sha384,
-        },
-        "boot": shape.boot.value,
-        "machine": shape.machine,
-        "memory_mib": shape.memory_mib,
-        "vcpus": shape.vcpus,
-        "secure_boot": shape.secure_boot,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from measurements.events import RegisterPrediction
 
@@ -75,3 +76,21 @@ class Prediction:
     def register(self, index: int) -> RegisterPrediction:
         """Return the prediction of PCR ``index`` (0-15)."""
         return next(register for register in self.registers if register.index == index)
+
+
+def shape_to_json(shape: LaunchShape) -> dict[str, Any]:
+    """Return a launch shape as JSON values."""
+    return {
+        "name": shape.name,
+        "platform": shape.platform,
+        "firmware": {
+            "name": shape.firmware.name,
+            "sha256": shape.firmware.sha256,
+            "sha384": shape.firmware.sha384,
+        },
+        "boot": shape.boot.value,
+        "machine": shape.machine,
+        "memory_mib": shape.memory_mib,
+        "vcpus": shape.vcpus,
+        "secure_boot": shape.secure_boot,
+    }

@@ -11,9 +11,9 @@ import shutil
 from pathlib import Path
 from uuid import UUID
 
+from builder.disks import read_partition_table
 from builder.errors import BootError
 from builder.tools import Tools
-from measurements.formats import gpt
 
 #: What a debug boot adds to the kernel's command line.
 COMMAND_LINE = (
@@ -25,7 +25,6 @@ SMBIOS_STRING = f"io.systemd.stub.kernel-cmdline-extra={COMMAND_LINE}"
 _STUB = "usr/lib/systemd/boot/efi/addonx64.efi.stub"
 _FOLDER = "EFI/BOOT/BOOTX64.EFI.extra.d"
 _ESP = UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")  # UEFI 2.10, 5.3.3
-_GPT_PREFIX = 1 << 20
 _MTOOLS = {"MTOOLS_SKIP_CHECK": "1"}
 
 
@@ -36,8 +35,7 @@ def debug_disk(tools: Tools, disk: Path, folder: Path) -> Path:
         BootError: the disk has no EFI system partition.
         ToolError: ukify or mtools failed (no room on the ESP, for one).
     """
-    with disk.open("rb") as file:
-        table = gpt.parse(file.read(_GPT_PREFIX))
+    table = read_partition_table(disk)
     partition = next((item for item in table.partitions if item.type == _ESP), None)
     if partition is None:
         raise BootError(f"{disk} has no EFI system partition to put the debug add-on on")

@@ -28,15 +28,6 @@ _TYPE_BITS = {
 }
 
 
-def write_initrd(tree: Tree, *, source_date_epoch: int, level: int = DEFAULT_LEVEL) -> bytes:
-    """Return the tree as a compressed initrd: `write_cpio`, then `compress_initrd`.
-
-    Raises:
-        ImageError: see there.
-    """
-    return compress_initrd(write_cpio(tree, source_date_epoch=source_date_epoch), level=level)
-
-
 def compress_initrd(archive: bytes, *, level: int = DEFAULT_LEVEL) -> bytes:
     """Return a newc archive as one zstd frame with content size and checksum, from one thread.
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.artifacts import Lock, Output
+from builder.artifacts import Lock, Output, PackageShare
 from builder.errors import UsageError
 from builder.recipe.merged import Recipe
 from builder.recipe.model import FirmwareSource, Platform
@@ -36,16 +36,6 @@ class Part:
     offset: int
     size: int
     sha256: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
-    """What one package, recipe file or step brought into a tree."""
-
-    name: str
-    version: str
-    files: int
-    size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +71,7 @@ class Manifest:
     platforms: tuple[Platform, ...]
     firmware: tuple[FirmwareSource, ...]
     variables: Mapping[str, str | int | bool]
-    contents: Mapping[str, tuple[Share, ...]]
+    contents: Mapping[str, tuple[PackageShare, ...]]
     toolbox: Mapping[str, str]
 
 
@@ -91,7 +81,7 @@ def manifest_of(
     *,
     outputs: Iterable[Output],
     parts: Iterable[Part],
-    contents: Mapping[str, tuple[Share, ...]],
+    contents: Mapping[str, tuple[PackageShare, ...]],
     toolbox: Mapping[str, str],
 ) -> Manifest:
     """Assemble the manifest of a build."""
@@ -200,7 +190,7 @@ def _parse(value: Any, folder: Path) -> Manifest:
         variables={str(name): _plain(item) for name, item in value["variables"].items()},
         contents={
             tree: tuple(
-                Share(
+                PackageShare(
                     name=str(item["name"]),
                     version=str(item["version"]),
                     files=int(item["files"]),

@@ -2,8 +2,8 @@
 
 from builder.rootfs.compose import Composition, compose
 from builder.rootfs.kernel import KernelImage, KernelPackage, kernel_image
-from builder.rootfs.summary import PackageShare, summarise
+from builder.rootfs.summary import summarise
 
 __all__ = [
-    "Composition", "KernelImage", "KernelPackage", "PackageShare", "compose", "kernel_image", "summarise",
+    "Composition", "KernelImage", "KernelPackage", "compose", "kernel_image", "summarise",
 ]  # fmt: skip

@@ -2,19 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from builder.artifacts import PackageShare
 from builder.tree import Kind, Tree
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackageShare:
-    """What one origin brought: its name, version (empty unless a package), files and their bytes."""
-
-    name: str
-    version: str
-    files: int
-    size: int
 
 
 def summarise(tree: Tree) -> tuple[PackageShare, ...]:

@@ -9,7 +9,7 @@ import rfc8785
 
 from measurements.events import Event, HashAlgorithm, RegisterPrediction, Sequence, event_type_name
 from measurements.golden.model import FORMAT, FORMAT_VERSION, GoldenDocument, format_time
-from measurements.prediction import LaunchShape, Prediction
+from measurements.prediction import Prediction, shape_to_json
 
 
 def to_canonical(document: GoldenDocument) -> bytes:
@@ -63,19 +63,9 @@ def to_value(document: GoldenDocument) -> dict[str, Any]:
 
 
 def _shape(prediction: Prediction, table: dict[int, list[RegisterPrediction]]) -> dict[str, Any]:
-    shape: LaunchShape = prediction.shape
-    return {
-        "name": shape.name,
-        "firmware": {
-            "name": shape.firmware.name,
-            "sha256": shape.firmware.sha256,
-            "sha384": shape.firmware.sha384,
-        },
-        "boot": shape.boot.value,
-        "machine": shape.machine,
-        "memory_mib": shape.memory_mib,
-        "vcpus": shape.vcpus,
-        "secure_boot": shape.secure_boot,
+    shape = shape_to_json(prediction.shape)
+    del shape["platform"]  # the group that the shape stands in has it
+    return shape | {
         "registers": [_identifier(register, table) for register in prediction.registers],
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final, NoReturn
+from typing import Final
 
 from measurements.errors import FormatError, NotPredictableError
 from measurements.events import (
@@ -197,8 +197,3 @@ def pinned(
 def not_pinned(index: int, reason: str) -> RegisterPrediction:
     """Return a register without a value."""
     return RegisterPrediction(index=index, stability=Stability.NOT_PINNED, alternatives=(), reason=reason)
-
-
-def unpredictable(reason: str) -> NoReturn:
-    """Raise the reason why a register has no value."""
-    raise NotPredictableError(reason)

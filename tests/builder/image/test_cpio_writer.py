@@ -2,7 +2,7 @@ import pytest
 import zstandard
 
 from builder.errors import ImageError
-from builder.image.cpio import write_cpio, write_initrd
+from builder.image.cpio import compress_initrd, write_cpio
 from builder.tree import Kind, Node, Origin, Tree
 
 EPOCH = 1_760_000_000
@@ -78,7 +78,7 @@ def test_initrd_is_one_frame_with_size_checksum_and_a_window_every_decoder_takes
     content = bytes(12 << 20)
     tree.add("/big", file(content))
     plain = write_cpio(tree, source_date_epoch=0)
-    packed = write_initrd(tree, source_date_epoch=0, level=level)
+    packed = compress_initrd(write_cpio(tree, source_date_epoch=0), level=level)
     frame = zstandard.get_frame_parameters(packed)
     assert (frame.content_size, frame.has_checksum, frame.dict_id) == (len(plain), True, 0)
     assert frame.window_size <= 8 << 20
@@ -90,7 +90,7 @@ def test_initrd_is_one_frame_with_size_checksum_and_a_window_every_decoder_takes
 def test_bad_level(tree):
     for level in (0, 20, -1):
         with pytest.raises(ImageError, match="1 to 19"):
-            write_initrd(tree, source_date_epoch=0, level=level)
+            compress_initrd(write_cpio(tree, source_date_epoch=0), level=level)
 
 
 @pytest.mark.parametrize("number", [{"uid": -1}, {"gid": 1 << 32}])

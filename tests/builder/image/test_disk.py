@@ -7,7 +7,7 @@ import pytest
 
 from builder.artifacts import Verity
 from builder.image import disk as disk_module
-from builder.image.cpio import write_initrd
+from builder.image.cpio import compress_initrd, write_cpio
 from builder.image.disk import assemble_disk, convert_qcow2, identify
 from builder.image.erofs import build_erofs
 from builder.image.esp import build_esp
@@ -100,7 +100,7 @@ def test_qcow2_has_the_same_content(parts, tmp_path, tools):
 def build(tree, tools, workdir):
     workdir.mkdir(parents=True)
     identity = root_identity("sample", "1")
-    initrd = write_initrd(tree, source_date_epoch=tools.source_date_epoch)
+    initrd = compress_initrd(write_cpio(tree, source_date_epoch=tools.source_date_epoch))
     root = build_erofs(tree, uuid=identity.erofs_uuid, tools=tools, workdir=workdir)
     verity = format_verity(root, identity=identity, tools=tools, workdir=workdir)
     kernel = tools.path("usr/lib/systemd/boot/efi/addonx64.efi.stub").read_bytes()

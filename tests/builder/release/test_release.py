@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from builder.artifacts import Output
+from builder.artifacts import Output, PackageShare
 from builder.errors import GoldenMismatchError, UsageError
 from builder.recipe.model import FirmwareSource, Platform
 from builder.release.golden import check_committed, sign_release
-from builder.release.manifest import Manifest, Part, Share, changed_parts, dump, load, output_of
+from builder.release.manifest import Manifest, Part, changed_parts, dump, load, output_of
 from builder.release.publish import publish
 from measurements import golden
 from measurements.envelope import parse_statement, verify_envelope
@@ -103,7 +103,7 @@ def release(tmp_path: Path) -> tuple[Path, Manifest]:
             FirmwareSource(name="ovmf", suite="trixie", packages=("ovmf",), code="/a.fd", variables="/b.fd"),
         ),
         variables={"evidence_port": 8440},
-        contents={"root": (Share(name="systemd", version="257", files=3, size=12),)},
+        contents={"root": (PackageShare(name="systemd", version="257", files=3, size=12),)},
         toolbox={"erofs-utils": "1.8.6-1"},
     )
     (folder / "manifest.json").write_bytes(dump(manifest))
