@@ -17,6 +17,7 @@ VERBS = {
     "boot": "boot a release in QEMU with a software TPM and verify it",
     "predict": "predict the registers of any UKI, disk and firmware",
     "replay": "fold an event log into registers and check what it proves",
+    "diff": "say which inputs moved which registers between two golden documents",
     "verify": "decide whether evidence comes from a machine that runs the image",
     "lock": "resolve a recipe's packages and pin every input by hash",
     "fetch": "bring every locked input into the store",

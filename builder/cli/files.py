@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from builder.errors import BuilderError, UsageError
+from measurements.envelope import MAX_ENVELOPE_BYTES
 from measurements.errors import MeasurementError
 from measurements.keys import PrivateKey, PublicKey, load_private_key, load_public_key
+from measurements.strictjson import loads
 
 _LARGEST_KEY = 64 * 1024
 KEY_VARIABLE = "GOLDSMITH_SIGNING_KEY"
@@ -90,6 +92,16 @@ def signing_keys(paths: list[Path]) -> list[PrivateKey]:
 def public_keys(paths: list[Path]) -> list[PublicKey]:
     """Load public keys from PEM files."""
     return [parse_file(path, _LARGEST_KEY, load_public_key) for path in paths]
+
+
+def is_envelope(data: bytes) -> bool:
+    """Tell a signed envelope from a golden document.
+
+    Raises:
+        FormatError: no JSON, or larger than an envelope may be.
+    """
+    value = loads(data, what="golden document", max_bytes=MAX_ENVELOPE_BYTES)
+    return isinstance(value, dict) and "payload" in value
 
 
 def _too_large(path: Path, limit: int) -> UsageError:

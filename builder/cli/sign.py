@@ -9,7 +9,7 @@ import typer
 
 from builder.atomic import write_atomic
 from builder.cli import console
-from builder.cli.files import KEY_VARIABLE, read_limited, signing_keys
+from builder.cli.files import KEY_VARIABLE, is_envelope, read_limited, signing_keys
 from builder.errors import BuilderError, UsageError
 from measurements import golden
 from measurements.envelope import (
@@ -21,7 +21,6 @@ from measurements.envelope import (
 from measurements.errors import FormatError
 from measurements.golden import GoldenDocument
 from measurements.keys import PrivateKey
-from measurements.strictjson import loads
 
 
 def command(
@@ -73,7 +72,7 @@ def _sign(
     path: Path, data: bytes, keys: list[PrivateKey], out: Path | None, *, append: bool
 ) -> tuple[GoldenDocument, bytes, Path]:
     """Return what was signed, the envelope, and where it belongs."""
-    if _is_envelope(data):
+    if is_envelope(data):
         target = out or path
         if target != path and target.exists():
             raise UsageError(f"{target} exists, and its signatures would be lost", hint="another --out FILE")
@@ -91,8 +90,3 @@ def _sign(
     if unverified_document(present) != document:
         raise UsageError(f"{target} is the envelope of another document than {path}")
     return document, add_signatures(present, keys), target
-
-
-def _is_envelope(data: bytes) -> bool:
-    value = loads(data, what="golden document", max_bytes=MAX_ENVELOPE_BYTES)
-    return isinstance(value, dict) and "payload" in value

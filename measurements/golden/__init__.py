@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import resources
 
 from measurements.golden.assemble import document_from
-from measurements.golden.compare import Difference, compare
+from measurements.golden.compare import Difference, Move, compare, moves
 from measurements.golden.model import (
     FORMAT,
     FORMAT_VERSION,
@@ -32,11 +32,13 @@ __all__ = [
     "GoldenDocument",
     "ImageIdentity",
     "Inputs",
+    "Move",
     "Output",
     "Validity",
     "compare",
     "document_from",
     "json_schema",
+    "moves",
     "parse",
     "parse_value",
     "to_canonical",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
 from measurements.events import Event, HashAlgorithm, RegisterPrediction, Sequence
@@ -24,6 +24,8 @@ class Difference:
         cause: the input that decides it, in the event's words; ``None`` where the thing is an input itself.
         old: the value in the first document (hex or text); ``None`` where it has none.
         new: likewise in the second.
+        shape: name of the launch shape, for what belongs to one.
+        register: index of the PCR, for what belongs to one.
     """
 
     where: str
@@ -31,10 +33,38 @@ class Difference:
     cause: str | None
     old: str | None
     new: str | None
+    shape: str | None = None
+    register: int | None = None
 
     def __str__(self) -> str:
         because = "" if self.cause is None else f", because of {self.cause}"
         return f"{self.where}: {self.what}{because}: {self.old or 'absent'} -> {self.new or 'absent'}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """An input that changed, and what it moved.
+
+    Attributes:
+        cause: the input, in the events' words ("uki .cmdline").
+        registers: index of each PCR that it moved -> names of the launch shapes in which it did, in the
+            documents' order.
+    """
+
+    cause: str
+    registers: Mapping[int, tuple[str, ...]]
+
+
+def moves(differences: Iterable[Difference]) -> tuple[Move, ...]:
+    """Turn differences around: from each guilty input to the registers that it moved, in order of appearance."""
+    found: dict[str, dict[int, dict[str, None]]] = {}
+    for each in differences:
+        if each.cause is not None and each.register is not None and each.shape is not None:
+            found.setdefault(each.cause, {}).setdefault(each.register, {})[each.shape] = None
+    return tuple(
+        Move(cause=cause, registers={index: tuple(registers[index]) for index in sorted(registers)})
+        for cause, registers in found.items()
+    )
 
 
 def compare(old: GoldenDocument, new: GoldenDocument) -> tuple[Difference, ...]:
@@ -92,9 +122,11 @@ def _shapes(old: GoldenDocument, new: GoldenDocument) -> Iterator[Difference]:
                 cause=None,
                 old=None if first is None else "present",
                 new=None if second is None else "present",
+                shape=name,
             )
         elif first != second:
-            yield from _prediction(name, first, second)
+            for difference in _prediction(name, first, second):
+                yield replace(difference, shape=name)
     if list(before) != list(after) and set(before) == set(after):
         yield Difference(where="document", what="order of launch shapes", cause=None, old=" ".join(before),
                          new=" ".join(after))  # fmt: skip
@@ -121,9 +153,11 @@ def _prediction(name: str, old: Prediction, new: Prediction) -> Iterator[Differe
                 cause=None,
                 old=None if first_register is None else "present",
                 new=None if second_register is None else "present",
+                register=index,
             )
         elif first_register != second_register:
-            yield from _register(where, first_register, second_register)
+            for difference in _register(where, first_register, second_register):
+                yield replace(difference, register=index)
 
 
 def _register(where: str, old: RegisterPrediction, new: RegisterPrediction) -> Iterator[Difference]:

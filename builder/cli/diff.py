@@ -1,0 +1,113 @@
+"""goldsmith diff; runs on what a verifier installs: the base dependencies, and no typer."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from builder.cli import console
+from builder.cli.arguments import Parser
+from builder.cli.files import is_envelope, public_keys, read_limited
+from builder.errors import BuilderError, UntrustedError, UsageError
+from measurements import golden
+from measurements.envelope import MAX_ENVELOPE_BYTES, parse_statement, unverified_document, verify_envelope
+from measurements.errors import MeasurementError, SignatureError
+from measurements.golden import Difference, GoldenDocument
+from measurements.keys import PublicKey
+
+_ENVELOPE = "golden.dsse.json"
+
+
+def main(arguments: list[str]) -> int:
+    """Compare two golden documents; returns 0, or with ``--exit-code`` 1 when they differ."""
+    parser = Parser(
+        "diff",
+        "Say what differs between two golden documents: inputs, outputs, and which input moved which registers.",
+    )
+    for name, what in (("old", "the first"), ("new", "the second")):
+        parser.add_argument(
+            name,
+            metavar=name.upper(),
+            type=Path,
+            help=f"{what}: golden.json, its signed envelope, or a release folder",
+        )
+    parser.add_argument(
+        "--key", metavar="PEM", type=Path, action="append", default=[],
+        help="public key that must have signed both; may be repeated. Without, signatures are not looked at",
+    )  # fmt: skip
+    parser.add_argument("--exit-code", action="store_true", help="exit with 1 when they differ")
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+    given = parser.parse_args(arguments)
+    keys = public_keys(given.key)
+    old, new = _document(given.old, keys), _document(given.new, keys)
+    differences = golden.compare(old, new)
+    if given.json:
+        console.emit_json(_object(differences))
+    else:
+        _print(differences, shapes=len(new.predictions))
+    return 1 if given.exit_code and differences else 0
+
+
+def _document(path: Path, keys: list[PublicKey]) -> GoldenDocument:
+    path = path / _ENVELOPE if path.is_dir() else path
+
+    def parse(data: bytes) -> GoldenDocument:
+        if is_envelope(data):
+            return parse_statement(verify_envelope(data, keys)) if keys else unverified_document(data)
+        if keys:
+            raise UsageError(f"{path} is not signed, and --key asks for a signature", hint="its envelope")
+        return golden.parse(data)
+
+    try:
+        return parse(read_limited(path, MAX_ENVELOPE_BYTES))
+    except SignatureError as error:
+        raise UntrustedError(f"{path}: {error}", hint="--key names who must have signed") from error
+    except MeasurementError as error:
+        raise BuilderError(f"{path}: {error}", hint="expected what goldsmith build writes") from error
+
+
+def _object(differences: tuple[Difference, ...]) -> dict[str, object]:
+    return {
+        "equal": not differences,
+        "moved": [
+            {
+                "cause": move.cause,
+                "registers": {str(index): list(shapes) for index, shapes in move.registers.items()},
+            }
+            for move in golden.moves(differences)
+        ],
+        "differences": [asdict(difference) for difference in differences],
+    }
+
+
+def _print(differences: tuple[Difference, ...], *, shapes: int) -> None:
+    if not differences:
+        console.out("equal")
+        return
+    rows = [
+        [
+            move.cause,
+            str(index),
+            "all" if len(names) == shapes else "\n".join(names),
+            "\n".join(_once(differences, move.cause, index)),
+        ]
+        for move in golden.moves(differences)
+        for index, names in move.registers.items()
+    ]
+    if rows:
+        console.table("what moved the registers", ["input", "PCR", "launch shapes", "event"], rows)
+        console.out("")
+    for difference in differences:
+        if difference.cause is None:
+            console.out(str(difference))
+
+
+def _once(differences: tuple[Difference, ...], cause: str, index: int) -> list[str]:
+    """Return the events of one input in one register, each once however many launch shapes have it."""
+    return list(
+        dict.fromkeys(
+            difference.what.removeprefix("event ")
+            for difference in differences
+            if (difference.cause, difference.register) == (cause, index)
+        )
+    )
