@@ -189,7 +189,7 @@ def test_units_that_start(host, image):
         for path in (image.root / "etc/systemd/system").glob("*.requires/*")
     }  # fmt: skip
     assert required == {
-        f"sysinit.target.requires/goldsmith-{name}.service" for name in ("firewall", "mounts", "readback")
+        f"sysinit.target.requires/goldsmith-{name}.service" for name in ("firewall", "readback")
     }
     initrd = host.file(f"{image.initrd}/etc/systemd/system/default.target")
     assert initrd.linked_to.endswith("/usr/lib/systemd/system/initrd.target")

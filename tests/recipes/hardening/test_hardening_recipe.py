@@ -85,19 +85,15 @@ def test_whatever_is_not_named_is_dropped_in_both_families():
 
 
 def test_firewall_and_read_back_hold_up_the_boot():
-    for name in ("goldsmith-firewall", "goldsmith-mounts", "goldsmith-readback"):
+    for name in ("goldsmith-firewall", "goldsmith-readback"):
         parsed = unit(ROOT[f"{SYSTEM}/{name}.service"])
         assert parsed["Unit"]["FailureAction"] == "poweroff-force"
         assert "sysinit.target" in parsed["Unit"]["Before"]
         assert parsed["Install"]["RequiredBy"] == "sysinit.target"
         assert f"{name}.service" in RECIPE.root.units.enable
-    for name in ("goldsmith-firewall", "goldsmith-readback"):
-        assert "network-pre.target" in unit(ROOT[f"{SYSTEM}/{name}.service"])["Unit"]["Before"]
+        assert "network-pre.target" in parsed["Unit"]["Before"]
     readback = unit(ROOT[f"{SYSTEM}/goldsmith-readback.service"])["Unit"]
-    needed = {
-        "goldsmith-firewall.service", "goldsmith-mounts.service", "systemd-sysctl.service",
-        "systemd-modules-load.service",
-    }  # fmt: skip
+    needed = {"goldsmith-firewall.service", "systemd-sysctl.service", "systemd-modules-load.service"}
     assert needed <= set(readback["Wants"].split()) & set(readback["After"].split())
     assert "Requires" not in readback, (
         "where one of these fails, the read-back would not run, and nothing would stop"
@@ -117,3 +113,21 @@ def test_our_services_are_boxed_in(path):
 def test_our_mounts_run_nothing(path):
     options = unit(ROOT[path])["Mount"]["Options"].split(",")
     assert {"noexec", "nosuid", "nodev"} <= set(options)
+
+
+def test_the_roots_places_are_closed_before_there_is_a_root():
+    """systemd leaves alone what is mounted at its own places (switch_root of systemd 257, src/shared/switch-root.c)."""
+    mounts = {}
+    for path, text in INITRD.items():
+        if path.startswith(f"{SYSTEM}/sysroot-"):
+            parsed = unit(text)
+            mounts[parsed["Mount"]["Where"]] = set(parsed["Mount"]["Options"].split(","))
+            assert parsed["Install"]["RequiredBy"] == parsed["Unit"]["Before"] == "initrd-root-fs.target"
+            assert path.rpartition("/")[2] in RECIPE.initrd.units.enable
+    closed = {"bind", "noexec", "nosuid", "nodev"}
+    assert mounts == {
+        "/sysroot/dev": closed - {"nodev"},
+        "/sysroot/dev/shm": closed,
+        "/sysroot/run": closed,
+        "/sysroot/etc/machine-id": closed | {"ro"},
+    }
