@@ -8,6 +8,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 HOST_PACKAGES := python3-venv python3-dev gcc pkg-config libtss2-dev debian-archive-keyring
+TEST_PACKAGES := softhsm2
 
 .PHONY: help image test lint boot reproduce bench host format clean
 
@@ -15,7 +16,7 @@ help: ## say what there is to make
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 host: ## install the Debian packages that the host needs (asks nothing when they are there)
-	@missing=$$(for name in $(HOST_PACKAGES); do \
+	@missing=$$(for name in $(HOST_PACKAGES) $(MORE_PACKAGES); do \
 	    dpkg-query -W -f '$${Status}' $$name 2>/dev/null | grep -q 'ok installed' || echo $$name; done); \
 	if [ -n "$$missing" ]; then \
 	    sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
@@ -40,6 +41,7 @@ boot: $(STAMP) ## boot dist/RECIPE in QEMU with a software TPM and verify it
 	@$(VENV)/bin/goldsmith boot $(DIST)
 
 test: $(STAMP) ## run every test, real boots included
+	@$(MAKE) --no-print-directory host MORE_PACKAGES="$(TEST_PACKAGES)"
 	@$(VENV)/bin/goldsmith fetch base || echo "without the locked archives, the tests that need them will say so"
 	@$(PYTHON) -m pytest
 

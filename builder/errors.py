@@ -64,6 +64,10 @@ class ToolError(BuilderError):
     """A tool is missing, failed, or ran out of time; the message holds its last lines."""
 
 
+class TokenError(BuilderError):
+    """A PKCS #11 module, token or key is absent, not fit, or refuses."""
+
+
 class BootError(BuilderError):
     """The machine did not come up, or did not answer; the message holds the last console lines."""
 

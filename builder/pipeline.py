@@ -36,7 +36,7 @@ from builder.toolbox import firmware, open_members, unpack_toolbox
 from builder.tools import Tools
 from builder.tree import Tree
 from measurements.golden import GoldenDocument, to_pretty
-from measurements.keys import PrivateKey
+from measurements.keys import SigningKey
 
 _INITRD_KIND = "initrd-zstd-1"
 #: The member of the toolbox that ships the UKI's stub.
@@ -66,7 +66,7 @@ def build(
     *,
     store: Store,
     out: Path,
-    keys: Sequence[PrivateKey] = (),
+    keys: Sequence[SigningKey] = (),
     qcow2: bool = False,
     accept: bool = False,
     reporter: Reporter = SILENT,

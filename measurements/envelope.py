@@ -17,7 +17,7 @@ import rfc8785
 from measurements.errors import FormatError, SignatureError
 from measurements.golden import FORMAT, GoldenDocument, parse_value, to_value
 from measurements.golden.model import MAX_DOCUMENT_BYTES, MAX_OUTPUTS
-from measurements.keys import PrivateKey, PublicKey
+from measurements.keys import PublicKey, SigningKey
 from measurements.strictjson import Fields, loads
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -68,7 +68,7 @@ def statement_of(document: GoldenDocument) -> bytes:
     )
 
 
-def sign_document(document: GoldenDocument, keys: Iterable[PrivateKey]) -> bytes:
+def sign_document(document: GoldenDocument, keys: Iterable[SigningKey]) -> bytes:
     """Sign ``document`` with every key; returns the envelope as one line of JSON with a final newline.
 
     Raises:
@@ -78,7 +78,7 @@ def sign_document(document: GoldenDocument, keys: Iterable[PrivateKey]) -> bytes
     return _write(payload, _sign(payload, keys))
 
 
-def add_signatures(data: bytes, keys: Iterable[PrivateKey]) -> bytes:
+def add_signatures(data: bytes, keys: Iterable[SigningKey]) -> bytes:
     """Sign an envelope's payload with further keys; returns an envelope that holds all signatures.
 
     The signatures that are there are kept as they are, and not verified: their keys are not known here. What
@@ -105,7 +105,7 @@ def unverified_document(data: bytes) -> GoldenDocument:
     return _parse(payload)
 
 
-def _sign(payload: bytes, keys: Iterable[PrivateKey], before: Sequence[_Signature] = ()) -> list[_Signature]:
+def _sign(payload: bytes, keys: Iterable[SigningKey], before: Sequence[_Signature] = ()) -> list[_Signature]:
     message = pre_authentication_encoding(PAYLOAD_TYPE, payload)
     signatures: dict[str | None, bytes] = {}
     for key in keys:

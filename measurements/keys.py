@@ -1,6 +1,6 @@
 """Signing keys of golden documents: Ed25519, ECDSA P-256 with SHA-256, ECDSA P-384 with SHA-384.
 
-ECDSA signatures are deterministic (RFC 6979), so that one document and one key give one envelope.
+ECDSA signatures of keys in memory are deterministic (RFC 6979), so that one document and one key give one envelope.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -88,6 +89,18 @@ class PublicKey:
                 self._key.verify(signature, message, ec.ECDSA(_ecdsa_hash(self.algorithm)))
         except InvalidSignature:
             raise SignatureError(f"the signature does not hold under key {self.key_id}") from None
+
+
+class SigningKey(Protocol):
+    """What signs golden documents: a `PrivateKey`, or a key that is not in this process."""
+
+    def public(self) -> PublicKey:
+        """Return the public half."""
+        ...
+
+    def sign(self, message: bytes) -> bytes:
+        """Return a signature over ``message`` that `PublicKey.verify` takes."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

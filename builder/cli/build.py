@@ -10,7 +10,7 @@ import typer
 
 from builder.artifacts import Lock
 from builder.cli import console
-from builder.cli.files import signing_keys
+from builder.cli.signing import KeyNames, Module, open_tokens, signing_keys
 from builder.errors import GoneError
 from builder.fetch import fetch
 from builder.inputs import InputOptions, open_sources
@@ -32,9 +32,8 @@ class DiskFormat(StrEnum):
 def command(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="name below recipes/, or a path")],
     out: Annotated[Path | None, typer.Option(help="release folder (default: dist/RECIPE)")] = None,
-    key: Annotated[
-        list[Path] | None, typer.Option(metavar="PEM", help="private key that signs; may be repeated")
-    ] = None,
+    key: KeyNames = None,
+    module: Module = None,
     format: Annotated[  # noqa: A002
         DiskFormat, typer.Option(help="qcow2 adds disk.qcow2 to disk.raw")
     ] = DiskFormat.RAW,
@@ -79,16 +78,17 @@ def command(
                 wanted, options.mirrors(), previous=lock, gone=gone.archives, reporter=reporter
             )
             bring(lock)
-    release = build(
-        wanted,
-        lock,
-        store=store,
-        out=out or Path("dist") / wanted.name,
-        keys=signing_keys(key or []),
-        qcow2=format is DiskFormat.QCOW2,
-        accept=accept,
-        reporter=reporter,
-    )
+    with open_tokens(module=module) as tokens:
+        release = build(
+            wanted,
+            lock,
+            store=store,
+            out=out or Path("dist") / wanted.name,
+            keys=signing_keys(key or [], tokens),
+            qcow2=format is DiskFormat.QCOW2,
+            accept=accept,
+            reporter=reporter,
+        )
     if json:
         console.emit_json(_summary(release, scratch=lock.scratch))
     else:

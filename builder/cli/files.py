@@ -11,12 +11,11 @@ from typing import TypeVar
 from builder.errors import BuilderError, UsageError
 from measurements.envelope import MAX_ENVELOPE_BYTES
 from measurements.errors import MeasurementError
-from measurements.keys import PrivateKey, PublicKey, load_private_key, load_public_key
+from measurements.keys import PublicKey, load_public_key
 from measurements.strictjson import loads
 
-_LARGEST_KEY = 64 * 1024
-KEY_VARIABLE = "GOLDSMITH_SIGNING_KEY"
-PASSPHRASE_VARIABLE = "GOLDSMITH_SIGNING_KEY_PASSPHRASE"
+#: Bytes of a file with a key.
+LARGEST_KEY = 64 * 1024
 
 _T = TypeVar("_T")
 
@@ -67,31 +66,9 @@ def parse_file(path: Path, limit: int, parse: Callable[[bytes], _T], *, hint: st
         raise BuilderError(f"{path}: {error}", hint=hint) from error
 
 
-def signing_keys(paths: list[Path]) -> list[PrivateKey]:
-    """Load private keys from PEM files, or from the environment when no file is named.
-
-    Returns an empty list when neither is given.
-    """
-    passphrase = os.environ.get(PASSPHRASE_VARIABLE, "").encode() or None
-    hint = f"{PASSPHRASE_VARIABLE} holds the passphrase of an encrypted key; goldsmith keygen makes a key"
-
-    def load(pem: bytes) -> PrivateKey:
-        return load_private_key(pem, passphrase)
-
-    if paths:
-        return [parse_file(path, _LARGEST_KEY, load, hint=hint) for path in paths]
-    pem = os.environ.get(KEY_VARIABLE, "")
-    if not pem:
-        return []
-    try:
-        return [load(pem.encode())]
-    except MeasurementError as error:
-        raise BuilderError(f"{KEY_VARIABLE}: {error}", hint=hint) from error
-
-
 def public_keys(paths: list[Path]) -> list[PublicKey]:
     """Load public keys from PEM files."""
-    return [parse_file(path, _LARGEST_KEY, load_public_key) for path in paths]
+    return [parse_file(path, LARGEST_KEY, load_public_key) for path in paths]
 
 
 def is_envelope(data: bytes) -> bool:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -15,17 +12,19 @@ import typer
 from builder.atomic import write_atomic
 from builder.cli import console
 from builder.cli.files import read_limited
-from builder.errors import BuilderError, UsageError
+from builder.cli.signing import (
+    Module,
+    PassphraseName,
+    about,
+    key_set_signer,
+    named_token,
+    open_tokens,
+    passphrase_of,
+)
+from builder.errors import UsageError
 from builder.image.secureboot import keyset
 from builder.image.secureboot.authenticode import MAX_SIGNATURE_SIZE, attach_signature, sign_pe
-from builder.image.secureboot.signer import (
-    DEFAULT_KEY_SIZE,
-    KEY_SIZES,
-    MAX_PEM_BYTES,
-    KeySigner,
-    load_certificate,
-    load_signer,
-)
+from builder.image.secureboot.signer import DEFAULT_KEY_SIZE, KEY_SIZES, MAX_PEM_BYTES, load_certificate
 from builder.image.secureboot.store import enrol as enrol_store
 from builder.image.secureboot.variables import (
     MAX_UPDATE_SIZE,
@@ -35,7 +34,7 @@ from builder.image.secureboot.variables import (
     owner_of,
     read_update,
 )
-from measurements.errors import MeasurementError
+from builder.tokens.uri import SCHEME, TokenUri
 from measurements.events import HashAlgorithm
 from measurements.formats import pe, varstore
 
@@ -53,9 +52,6 @@ app = typer.Typer(
 _Folder = Annotated[Path, typer.Argument(metavar="DIR", help="folder of a key set")]
 _Image = Annotated[Path, typer.Argument(metavar="UKI", help="the unsigned image")]
 _Json = Annotated[bool, typer.Option("--json", help="print a JSON object")]
-_PassphraseName = Annotated[
-    str | None, typer.Option(metavar="NAME", help="environment variable that holds the keys' passphrase")
-]
 
 
 @app.command()
@@ -76,24 +72,40 @@ def make(
         list[str] | None,
         typer.Option(metavar="HASH-or-FILE", help="image that dbx forbids; may be repeated"),
     ] = None,
-    passphrase_env: _PassphraseName = None,
+    pkcs11: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[ROLE=]URI",
+            help="token that holds the keys, or the key of PK, KEK or db alone; may be repeated",
+        ),
+    ] = None,
+    module: Module = None,
+    passphrase_env: PassphraseName = None,
     json: _Json = False,
 ) -> None:
     """Make PK, KEK and db with every file that enrols them: for firmware, OVMF, Azure, EC2 and Google Cloud."""
     if bits not in KEY_SIZES:
         raise UsageError(f"--bits {bits}: expected one of {', '.join(map(str, KEY_SIZES))}")
-    passphrase = _passphrase(passphrase_env)
+    passphrase = passphrase_of(passphrase_env)
+    places = _places(pkcs11) if pkcs11 else None
     day = (valid_from or datetime.now(UTC)).date()
     forbidden = tuple(_digest(item) for item in forbid or []) or (NOTHING,)
-    keys = keyset.make_key_set(name, size=bits, valid_from=day, years=years)
-    enrolment = keys.enrolment(forbidden=forbidden, day=day)
-    files = keyset.private_files(keys, passphrase) + keyset.public_files(keys, enrolment)
-    files += (keyset.listing(keys, enrolment, files),)
-    for file in files:
-        if (folder / file.name).exists():
+    for file_name in sorted(keyset.file_names(in_tokens=places is not None)):
+        if (folder / file_name).exists():
             raise UsageError(
-                f"{folder / file.name} exists; keys are never overwritten", hint="choose another folder"
+                f"{folder / file_name} exists; keys are never overwritten", hint="choose another folder"
             )
+    made = frozenset(keyset.ROLES)
+    with open_tokens(pin=passphrase, module=module) as tokens:
+        if places is None:
+            keys = keyset.make_key_set(name, size=bits, valid_from=day, years=years)
+        else:
+            keys, made = keyset.make_token_key_set(
+                tokens, places, name, size=bits, valid_from=day, years=years
+            )
+        enrolment = keys.enrolment(forbidden=forbidden, day=day)
+        files = keyset.private_files(keys, passphrase) + keyset.public_files(keys, enrolment)
+    files += (keyset.listing(keys, enrolment, files),)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for file in files:
         write_atomic(folder / file.name, file.content, mode=0o600 if file.secret else 0o644)
@@ -103,11 +115,15 @@ def make(
                 "folder": str(folder),
                 "owner": str(enrolment.owner),
                 "certificates": {role: keyset.fingerprint(signer) for role, signer in keys.signers()},
+                "made": [role for role in keyset.ROLES if role in made],
                 "files": sorted(file.name for file in files),
             }
         )
         return
     console.table("", ["file", "what it is"], [[str(folder / file.name), file.purpose] for file in files])
+    for role in keyset.ROLES:
+        if role not in made:
+            console.out(f"{role}: the key was there already, and is used")
 
 
 @app.command()
@@ -123,10 +139,10 @@ def enrol(
     for variable in VENDORS:
         path = folder / f"{variable}.auth"
         update = read_limited(path, MAX_UPDATE_SIZE)
-        with _about(path):
+        with about(path):
             variables.append(read_update(variable, update))
     content = read_limited(store, varstore.MAX_FILE_SIZE)
-    with _about(store):
+    with about(store):
         enrolled = enrol_store(content, variables)
     write_atomic(out, enrolled)
     _tell(
@@ -147,18 +163,21 @@ def forbid(
         datetime | None,
         typer.Option(metavar="DATE", formats=["%Y-%m-%d"], help="time of the update (UTC; default: today)"),
     ] = None,
-    passphrase_env: _PassphraseName = None,
+    module: Module = None,
+    passphrase_env: PassphraseName = None,
     json: _Json = False,
 ) -> None:
     """Write the signed update that adds images to dbx on machines that are enrolled with a key set."""
-    signer = _signer(folder, "KEK", _passphrase(passphrase_env))
     path = folder / "PK.pem"
     certificate = read_limited(path, MAX_PEM_BYTES)
-    with _about(path):
+    with about(path):
         owner = owner_of(load_certificate(certificate))
     digests = tuple(_digest(item) for item in images)
     variable = forbidding(owner, digests, (date or datetime.now(UTC)).date())
-    write_atomic(out, variable.update(signer, append=True))
+    passphrase = passphrase_of(passphrase_env)
+    with open_tokens(pin=passphrase, module=module) as tokens:
+        update = variable.update(key_set_signer(folder, "KEK", passphrase, tokens), append=True)
+    write_atomic(out, update)
     told = {"update": str(out), "forbids": [digest.hex() for digest in digests]}
     _tell(json, told, "\n".join([f"{out}: adds to dbx", *(digest.hex() for digest in digests)]))
 
@@ -170,17 +189,20 @@ def sign(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="signed image (default: uki.efi gives uki.signed.efi)")
     ] = None,
-    passphrase_env: _PassphraseName = None,
+    module: Module = None,
+    passphrase_env: PassphraseName = None,
     json: _Json = False,
 ) -> None:
     """Sign a UKI with a key set's db key, and write the signature beside it as a file of its own (.p7s)."""
-    signer = _signer(folder, "db", _passphrase(passphrase_env))
     target = out or image.with_name(f"{image.stem}.signed{image.suffix}")
     signature_file = target.with_name(f"{image.stem}.p7s")
     _keep(image, target, signature_file)
     content = read_limited(image, MAX_IMAGE_SIZE)
-    with _about(image):
-        signed, signature = sign_pe(content, signer)
+    passphrase = passphrase_of(passphrase_env)
+    with open_tokens(pin=passphrase, module=module) as tokens:
+        signer = key_set_signer(folder, "db", passphrase, tokens)
+        with about(image):
+            signed, signature = sign_pe(content, signer)
     write_atomic(signature_file, signature)
     write_atomic(target, signed)
     told = {"image": str(target), "signature": str(signature_file), "signed_by": keyset.fingerprint(signer)}
@@ -202,7 +224,7 @@ def attach(
     _keep(image, out)
     _keep(signature, out)
     content, detached = read_limited(image, MAX_IMAGE_SIZE), read_limited(signature, MAX_SIGNATURE_SIZE)
-    with _about(image, signature):
+    with about(image, signature):
         signed = attach_signature(content, detached)
     write_atomic(out, signed)
     _tell(json, {"image": str(out)}, f"{out}: signed")
@@ -222,30 +244,26 @@ def _tell(json: bool, value: dict[str, Any], text: str) -> None:
         console.out(text)
 
 
-def _signer(folder: Path, role: str, passphrase: bytes | None) -> KeySigner:
-    certificate = read_limited(folder / f"{role}.pem", MAX_PEM_BYTES)
-    path = folder / f"{role}.key"
-    key = read_limited(path, MAX_PEM_BYTES)
-    with _about(path, hint="--passphrase-env NAME names the variable with its passphrase"):
-        return load_signer(key, certificate, passphrase)
-
-
-@contextlib.contextmanager
-def _about(*paths: Path, hint: str | None = None) -> Iterator[None]:
-    """Say whose content is wrong, whatever is wrong with it."""
-    try:
-        yield
-    except (BuilderError, MeasurementError) as error:
-        names = ", ".join(map(str, paths))
-        raise BuilderError(f"{names}: {error}", hint=getattr(error, "hint", None) or hint) from error
-
-
-def _passphrase(variable: str | None) -> bytes | None:
-    if variable is None:
-        return None
-    if not os.environ.get(variable):
-        raise UsageError(f"the environment variable {variable} is not set")
-    return os.environ[variable].encode()
+def _places(values: list[str]) -> dict[str, TokenUri]:
+    """Return where the key of each role is: what is said of it, or what is said of all."""
+    places: dict[str, TokenUri] = {}
+    for value in values:
+        role, equals, uri = ("", "", value) if value.startswith(SCHEME) else value.partition("=")
+        if equals and role not in keyset.ROLES:
+            raise UsageError(f"--pkcs11 {role[:40]}=…: expected one of {', '.join(keyset.ROLES)}")
+        if role in places:
+            raise UsageError(f"--pkcs11 is given twice for {role or 'all keys'}")
+        places[role] = named_token(uri)
+    if "" in places and places[""].names_a_key:
+        raise UsageError(
+            "--pkcs11 names one key for three roles", hint="a token alone, or PK=URI, KEK=URI and db=URI"
+        )
+    missing = [role for role in keyset.ROLES if role not in places and "" not in places]
+    if missing:
+        raise UsageError(
+            f"--pkcs11 does not say where {', '.join(missing)} is", hint="add a token for all, or each"
+        )
+    return {role: places.get(role, places.get("", TokenUri())) for role in keyset.ROLES}
 
 
 def _digest(item: str) -> bytes:
@@ -256,5 +274,5 @@ def _digest(item: str) -> bytes:
     if not path.exists():
         raise UsageError(f"--forbid {item}: neither 64 hex digits nor a file")
     content = read_limited(path, MAX_IMAGE_SIZE)
-    with _about(path):
+    with about(path):
         return pe.parse(content).authenticode(HashAlgorithm.SHA256).value

@@ -9,7 +9,8 @@ import typer
 
 from builder.atomic import write_atomic
 from builder.cli import console
-from builder.cli.files import KEY_VARIABLE, is_envelope, read_limited, signing_keys
+from builder.cli.files import is_envelope, read_limited
+from builder.cli.signing import KEY_VARIABLE, KeyNames, Module, open_tokens, signing_keys
 from builder.errors import BuilderError, UsageError
 from measurements import golden
 from measurements.envelope import (
@@ -20,16 +21,15 @@ from measurements.envelope import (
 )
 from measurements.errors import FormatError
 from measurements.golden import GoldenDocument
-from measurements.keys import PrivateKey
+from measurements.keys import SigningKey
 
 
 def command(
     document: Annotated[
         Path, typer.Argument(metavar="GOLDEN", help="golden.json, or an envelope to sign once more")
     ],
-    key: Annotated[
-        list[Path] | None, typer.Option(metavar="PEM", help="private key that signs; may be repeated")
-    ] = None,
+    key: KeyNames = None,
+    module: Module = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="envelope to write (default: golden.json gives golden.dsse.json)"),
@@ -43,14 +43,15 @@ def command(
 
     Signatures that an envelope holds already are kept and not judged: goldsmith verify does that.
     """
-    keys = signing_keys(key or [])
-    if not keys:
-        raise UsageError("no key to sign with", hint=f"--key PEM, or the PEM text in {KEY_VARIABLE}")
-    data = read_limited(document, MAX_ENVELOPE_BYTES)
-    try:
-        signed, envelope, target = _sign(document, data, keys, out, append=append)
-    except FormatError as error:
-        raise BuilderError(f"{document}: {error}") from error
+    with open_tokens(module=module) as tokens:
+        keys = signing_keys(key or [], tokens)
+        if not keys:
+            raise UsageError("no key to sign with", hint=f"--key PEM, or the PEM text in {KEY_VARIABLE}")
+        data = read_limited(document, MAX_ENVELOPE_BYTES)
+        try:
+            signed, envelope, target = _sign(document, data, keys, out, append=append)
+        except FormatError as error:
+            raise BuilderError(f"{document}: {error}") from error
     write_atomic(target, envelope)
     ids = [item.public().key_id for item in keys]
     image = signed.image
@@ -69,7 +70,7 @@ def command(
 
 
 def _sign(
-    path: Path, data: bytes, keys: list[PrivateKey], out: Path | None, *, append: bool
+    path: Path, data: bytes, keys: list[SigningKey], out: Path | None, *, append: bool
 ) -> tuple[GoldenDocument, bytes, Path]:
     """Return what was signed, the envelope, and where it belongs."""
     if is_envelope(data):

@@ -15,7 +15,7 @@ from measurements import golden
 from measurements.envelope import sign_document
 from measurements.errors import MeasurementError
 from measurements.golden import GoldenDocument
-from measurements.keys import KeyAlgorithm, PrivateKey, generate
+from measurements.keys import KeyAlgorithm, SigningKey, generate
 from measurements.prediction import Prediction
 
 GOLDEN, ENVELOPE, PUBLIC_KEY = "golden.json", "golden.dsse.json", "release.pub"
@@ -78,7 +78,7 @@ def check_committed(document: GoldenDocument, committed: Path, *, scratch: bool,
         )
 
 
-def sign_release(document: GoldenDocument, keys: Sequence[PrivateKey], folder: Path) -> None:
+def sign_release(document: GoldenDocument, keys: Sequence[SigningKey], folder: Path) -> None:
     """Write the signed envelope and the public key of its first signature.
 
     Without keys a fresh Ed25519 key signs and is forgotten: such a release can be checked, and nobody can

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from builder.errors import UsageError
 from builder.image.secureboot.clouds import azure_security_profile, ec2_uefi_data
-from builder.image.secureboot.signer import KeySigner, new_signer
-from builder.image.secureboot.variables import Enrolment, owner_of
+from builder.image.secureboot.signer import KeySigner, Signer, new_signer, title, validity
+from builder.image.secureboot.tokensigner import TokenSigner, certify_token_key, check_fit
+from builder.image.secureboot.variables import VENDORS, Enrolment, owner_of
+from builder.tokens.ring import Tokens
+from builder.tokens.uri import TokenUri
 
 ROLES: Final = ("PK", "KEK", "db")
+_AZURE, _EC2, _LISTING = "azure.json", "ec2-uefi-data.txt", "README.txt"
 _PURPOSES = {
     "PK": "platform key: owns the machine, changes PK and KEK",
     "KEK": "key exchange key: changes db and dbx",
@@ -24,7 +31,7 @@ _PURPOSES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeySet:
-    """The three signers of one owner.
+    """The three signers of one owner, whose keys are in memory or in tokens.
 
     Attributes:
         platform_key: PK.
@@ -32,11 +39,11 @@ class KeySet:
         image_key: the certificate in db; signs UKIs.
     """
 
-    platform_key: KeySigner
-    key_exchange_key: KeySigner
-    image_key: KeySigner
+    platform_key: KeySigner | TokenSigner
+    key_exchange_key: KeySigner | TokenSigner
+    image_key: KeySigner | TokenSigner
 
-    def signers(self) -> tuple[tuple[str, KeySigner], ...]:
+    def signers(self) -> tuple[tuple[str, KeySigner | TokenSigner], ...]:
         """Return (role, signer) in the order of `ROLES`."""
         return tuple(zip(ROLES, (self.platform_key, self.key_exchange_key, self.image_key), strict=True))
 
@@ -79,17 +86,67 @@ def make_key_set(name: str, *, size: int, valid_from: date, years: int) -> KeySe
     return KeySet(platform_key=pk, key_exchange_key=kek, image_key=db)
 
 
-def private_files(keys: KeySet, passphrase: bytes | None) -> tuple[OutputFile, ...]:
-    """Return the private keys, encrypted where a passphrase is given."""
-    return tuple(
-        OutputFile(
-            name=f"{role}.key",
-            content=signer.key_pem(passphrase),
-            purpose=f"private key of {role}; {_PURPOSES[role]}",
-            secret=True,
+def make_token_key_set(
+    tokens: Tokens, places: Mapping[str, TokenUri], name: str, *, size: int, valid_from: date, years: int
+) -> tuple[KeySet, frozenset[str]]:
+    """Make the certificates of three keys in tokens, and those keys that are not there.
+
+    Args:
+        tokens: opens them.
+        places: where the key of each of `ROLES` is: a key by label or id, or a token alone; then the key's label
+            is the certificate's common name.
+        name, size, valid_from, years: as `make_key_set`; a key that is there keeps its size.
+
+    Returns:
+        The key set, and the roles whose keys were made.
+
+    Raises:
+        UsageError: an argument is out of range, or two roles have one key.
+        TokenError: a module, token, PIN or key is not fit, or a token refuses. Keys that were made before that
+            stay, and are found the next time.
+    """
+    # Everything that can be wrong is looked for before a key is made that nobody will use.
+    validity(valid_from, years)
+    named = {
+        role: place if place.names_a_key else place.of_key(label=title(name, role), identifier=None)
+        for role, place in places.items()
+    }
+    keys = {role: tokens.find(named[role]) for role in ROLES}
+    found = {role: check_fit(key) for role, key in keys.items() if key is not None}
+    for one, other in itertools.combinations(ROLES, 2):
+        if named[one] == named[other] or (one in found and found[one] == found.get(other)):
+            raise UsageError(f"{one} and {other} have one key, {named[one]}; expected one for each")
+    signers = []
+    for role in ROLES:
+        key = keys[role] or tokens.generate_rsa(
+            named[role].of_key(label=named[role].label or title(name, role), identifier=named[role].id), size
         )
-        for role, signer in keys.signers()
+        signers.append(certify_token_key(key, name, role, valid_from=valid_from, years=years))
+    pk, kek, db = signers
+    return KeySet(platform_key=pk, key_exchange_key=kek, image_key=db), frozenset(ROLES) - frozenset(found)
+
+
+def file_names(*, in_tokens: bool) -> frozenset[str]:
+    """Return the name of every file of a key set's folder."""
+    suffixes = ("pem", "der", "pkcs11" if in_tokens else "key")
+    return frozenset(
+        [f"{role}.{suffix}" for role in ROLES for suffix in suffixes]
+        + [f"{variable}.{suffix}" for variable in VENDORS for suffix in ("esl", "auth")]
+        + [_AZURE, _EC2, _LISTING]
     )
+
+
+def private_files(keys: KeySet, passphrase: bytes | None) -> tuple[OutputFile, ...]:
+    """Return the private keys, encrypted where a passphrase is given; of keys in tokens, where they are."""
+    files = []
+    for role, signer in keys.signers():
+        if isinstance(signer, TokenSigner):
+            name, content, what = f"{role}.pkcs11", signer.reference(), "where the private key is"
+        else:
+            name, content, what = f"{role}.key", signer.key_pem(passphrase), "private key"
+        purpose = f"{what} of {role}; {_PURPOSES[role]}"
+        files.append(OutputFile(name=name, content=content, purpose=purpose, secret=True))
+    return tuple(files)
 
 
 def public_files(keys: KeySet, enrolment: Enrolment) -> tuple[OutputFile, ...]:
@@ -119,12 +176,12 @@ def public_files(keys: KeySet, enrolment: Enrolment) -> tuple[OutputFile, ...]:
     profile = json.dumps({"securityProfile": azure_security_profile(enrolment)}, indent=2) + "\n"
     files += [
         OutputFile(
-            name="azure.json",
+            name=_AZURE,
             content=profile.encode(),
             purpose="securityProfile of an Azure Compute Gallery image version",
         ),
         OutputFile(
-            name="ec2-uefi-data.txt",
+            name=_EC2,
             content=ec2_uefi_data(variables).encode(),
             purpose="aws ec2 register-image --uefi-data file://…",
         ),
@@ -145,10 +202,16 @@ def listing(keys: KeySet, enrolment: Enrolment, files: tuple[OutputFile, ...]) -
         ]
     width = max(len(file.name) for file in files)
     lines += ["", *(f"{file.name:<{width}}  {file.purpose}" for file in files), ""]
-    lines += ["Keep *.key secret; everything else may be published.", ""]
-    return OutputFile(name="README.txt", content="\n".join(lines).encode(), purpose="this list")
+    if any(isinstance(signer, TokenSigner) for _, signer in keys.signers()):
+        lines += [
+            "The private keys are in tokens. *.pkcs11 names the program that is loaded to reach them: keep"
+        ]
+        lines += ["others from changing it. Everything else may be published.", ""]
+    else:
+        lines += ["Keep *.key secret; everything else may be published.", ""]
+    return OutputFile(name=_LISTING, content="\n".join(lines).encode(), purpose="this list")
 
 
-def fingerprint(signer: KeySigner) -> str:
+def fingerprint(signer: Signer) -> str:
     """Return SHA-256 of a certificate's DER, 64 hex digits."""
     return hashlib.sha256(signer.certificate.public_bytes(Encoding.DER)).hexdigest()

@@ -1,7 +1,6 @@
 """Who signs: a certificate and its RSA key, wherever the key is.
 
-A key in a hardware module joins by the same two members: `certificate`, and `sign` as the mechanism
-CKM_RSA_PKCS over `DIGEST_INFO` ‖ digest (PKCS #11 3.1, 6.1.6).
+Here keys are in memory; `builder.image.secureboot.tokensigner` has those that stay in a token.
 """
 
 from __future__ import annotations
@@ -121,10 +120,20 @@ def new_signer(name: str, role: str, *, size: int, valid_from: date, years: int)
     """
     if size not in KEY_SIZES:
         raise UsageError(f"RSA keys of {size} bits: expected one of {', '.join(map(str, KEY_SIZES))}")
+    title(name, role)
+    key = rsa.generate_private_key(_EXPONENT, size)
+    return KeySigner(certify(key, name, role, valid_from=valid_from, years=years), key)
+
+
+def title(name: str, role: str) -> str:
+    """Return what a key and its certificate are called: "<name> Secure Boot <role>".
+
+    Raises:
+        UsageError: the name is empty, too long for a certificate, or not printable.
+    """
     if not 1 <= len(name) <= _NAME_LIMIT or not name.isprintable():
         raise UsageError(f"key set name {name!r}: expected 1 to {_NAME_LIMIT} printable characters")
-    key = rsa.generate_private_key(_EXPONENT, size)
-    return KeySigner(_certificate(key, f"{name} Secure Boot {role}", role, valid_from, years), key)
+    return f"{name} Secure Boot {role}"
 
 
 def load_certificate(pem: bytes) -> x509.Certificate:
@@ -160,27 +169,28 @@ def load_signer(key_pem: bytes, certificate_pem: bytes, passphrase: bytes | None
     return KeySigner(certificate, key)
 
 
-def _check_size(what: str, pem: bytes) -> None:
-    if len(pem) > MAX_PEM_BYTES:
-        raise ImageError(f"{what} of {len(pem)} bytes; the limit is {MAX_PEM_BYTES}")
-
-
-def _certificate(
-    key: rsa.RSAPrivateKey, common_name: str, role: str, valid_from: date, years: int
-) -> x509.Certificate:
+def validity(valid_from: date, years: int) -> tuple[datetime, datetime]:
+    """Return from when to when a certificate is valid; arguments and errors as `new_signer`."""
     if not 1 <= years <= _MAX_YEARS or not 1950 <= valid_from.year <= 9999 - years:
         raise UsageError(f"validity of {years} years from {valid_from}: expected 1 to {_MAX_YEARS} years")
     begin = datetime.combine(valid_from, time(), UTC)
     leap_day = (valid_from.month, valid_from.day) == (2, 29)
-    end = begin.replace(year=begin.year + years, day=28 if leap_day else begin.day)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    return begin, begin.replace(year=begin.year + years, day=28 if leap_day else begin.day)
+
+
+def certify(
+    key: rsa.RSAPrivateKey, name: str, role: str, *, valid_from: date, years: int
+) -> x509.Certificate:
+    """Return the self-signed certificate of a key; arguments and errors as `new_signer`."""
+    begin, end = validity(valid_from, years)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, title(name, role))])
     public = key.public_key()
     spki = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     identity = hashlib.sha256(spki + f"{begin:%Y%m%d}{end:%Y%m%d}".encode()).digest()[:_SERIAL_BYTES]
     builder = (
         x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
+        .subject_name(subject)
+        .issuer_name(subject)
         .public_key(public)
         # Positive (RFC 5280, 4.1.2.2), and of one length for every key.
         .serial_number(int.from_bytes(identity, "big") & ~(3 << 126) | 1 << 126)
@@ -195,6 +205,11 @@ def _certificate(
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), critical=False
         )
     return builder.sign(key, hashes.SHA256(), rsa_padding=padding.PKCS1v15())
+
+
+def _check_size(what: str, pem: bytes) -> None:
+    if len(pem) > MAX_PEM_BYTES:
+        raise ImageError(f"{what} of {len(pem)} bytes; the limit is {MAX_PEM_BYTES}")
 
 
 def _signature_only() -> x509.KeyUsage:

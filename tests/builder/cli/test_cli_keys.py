@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from attester import document
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from builder.cli import run
 from measurements import golden
@@ -137,3 +139,47 @@ def test_a_public_key_does_not_sign(capfd):
     run(["keygen", "key"])
     assert run(["sign", "golden.json", "--key", "key.pub"]) == 3
     assert "key.pub: private key" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("curve", "name"), [(ec.SECP256R1(), "ecdsa-p256"), (ec.SECP384R1(), "ecdsa-p384")])
+def test_keys_in_tokens_sign(soft_token, curve, name, capfd):
+    key = ec.generate_private_key(curve)
+    soft_token.put(key, "document key")
+    Path("token.pub").write_bytes(
+        key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
+    run(["keygen", "file"])
+    capfd.readouterr()
+    signed = ["--key", "file", "--key", soft_token.uri("object=document%20key")]
+    assert run(["sign", "golden.json", *signed, "--json"]) == 0
+    ids = [load_public_key(Path(path).read_bytes()) for path in ("file.pub", "token.pub")]
+    assert ids[1].algorithm == name
+    told = json.loads(capfd.readouterr().out)
+    assert told["signed_by"] == [each.key_id for each in ids]
+    assert signers("golden.dsse.json", "token.pub") == 1
+    assert signers("golden.dsse.json", "token.pub", "file.pub") == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        (lambda: rsa.generate_private_key(65537, 2048), "RSA key of 2048 bits; expected ECDSA"),
+        (lambda: ec.generate_private_key(ec.SECP521R1()), "curve secp521r1; expected P-256 or P-384"),
+    ],
+)
+def test_keys_in_tokens_that_do_not_fit(soft_token, key, said, capfd):
+    soft_token.put(key(), "key")
+    assert run(["sign", "golden.json", "--key", soft_token.uri()]) == 3
+    assert said in capfd.readouterr().err and not Path("golden.dsse.json").exists()
+    assert run(["sign", "golden.json", "--key", soft_token.uri(token="other")]) == 3
+    assert "no such token" in capfd.readouterr().err
+
+
+def test_a_token_whose_halves_do_not_belong_together(soft_token, monkeypatch, capfd):
+    from builder.tokens.token import TokenKey
+
+    soft_token.put(ec.generate_private_key(ec.SECP256R1()), "key")
+    sign = TokenKey.sign
+    monkeypatch.setattr(TokenKey, "sign", lambda self, mechanism, data: sign(self, mechanism, data[::-1]))
+    assert run(["sign", "golden.json", "--key", soft_token.uri()]) == 3
+    assert "does not verify" in capfd.readouterr().err and not Path("golden.dsse.json").exists()
