@@ -30,6 +30,11 @@ VERBS = {
     "schema": "write the JSON Schema of recipes",
 }
 
+#: Sub-verbs with a module of their own: they start without what their siblings import.
+SUB_VERBS = {
+    ("predict", "snp"): "predict_snp",
+}
+
 _INTERRUPTED = 130
 
 _HELP = """goldsmith: locked-down, reproducible confidential-VM images and the golden values that prove them
@@ -80,8 +85,11 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
     from builder.errors import BuilderError
     from measurements.errors import MeasurementError
 
+    name = verb.replace("-", "_")
+    if arguments and (verb, arguments[0]) in SUB_VERBS:
+        name, arguments = SUB_VERBS[verb, arguments[0]], arguments[1:]
     try:
-        module = importlib.import_module(f"builder.cli.{verb.replace('-', '_')}")
+        module = importlib.import_module(f"builder.cli.{name}")
         # A verb with a main() of its own runs without the extra `build`: verifiers do not install it.
         main = getattr(module, "main", None)
         code: int = main(arguments) if main is not None else _run_typer(verb, module, arguments)
