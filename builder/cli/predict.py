@@ -42,7 +42,10 @@ _MACHINE = re.compile(r"pc-q35-\d{1,2}\.\d{1,2}")
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
-@app.callback(help="Predict the registers of any UKI, disk and firmware.")
+@app.callback(
+    help="Predict the registers of any UKI, disk and firmware.",
+    epilog="Modules of their own: goldsmith predict snp (SEV-SNP launch digests).",
+)
 def _predict() -> None:
     """Keep `tpm` a sub-verb while it is the only one."""
 
