@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from builder.cli.reading import hash_file, parse_file, read_limited, read_prefix
-from builder.errors import BuilderError
 from measurements.envelope import MAX_ENVELOPE_BYTES
-from measurements.errors import MeasurementError
 from measurements.keys import PublicKey, load_public_key
 from measurements.strictjson import loads
 
