@@ -33,6 +33,7 @@ VERBS = {
 #: Sub-verbs with a module of their own: they start without what their siblings import.
 SUB_VERBS = {
     ("predict", "snp"): "predict_snp",
+    ("predict", "tdx"): "predict_tdx",
 }
 
 _INTERRUPTED = 130

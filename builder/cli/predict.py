@@ -1,4 +1,4 @@
-"""goldsmith predict: one sub-verb for each kind of register. TPM PCRs are there; SNP and TDX come beside them."""
+"""goldsmith predict: one sub-verb for each kind of register; TPM PCRs are here, TDX in a file of its own."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from builder.boot.profiles import load_profile, load_profiles, profiles_folder
 from builder.boot.qemu import boot_devices, random_numbers
 from builder.boot.qtest import FwCfgTables
 from builder.cli import console
-from builder.cli.files import parse_file, read_limited, read_prefix
-from builder.disks import DISK_PREFIX, partition_table
+from builder.cli.files import disk_table, parse_file, read_limited
 from builder.errors import BuilderError, UsageError
 from builder.fetch import fetch
 from builder.inputs import InputOptions, open_sources
@@ -29,7 +28,6 @@ from builder.toolbox import unpack_toolbox
 from measurements.errors import FormatError, NotPredictableError
 from measurements.events import DEFAULT_BANKS, HashAlgorithm, event_type_name
 from measurements.formats import varstore
-from measurements.formats.gpt import SECTOR_SIZES, Gpt
 from measurements.formats.ovmf import MAX_FIRMWARE_SIZE
 from measurements.platforms.firmware import FirmwareProfile, find_profile
 from measurements.predict import TpmInputs, predict_tpm, prediction_to_json
@@ -44,7 +42,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 @app.callback(
     help="Predict the registers of any UKI, disk and firmware.",
-    epilog="Modules of their own: goldsmith predict snp (SEV-SNP launch digests).",
+    epilog="Modules of their own: goldsmith predict snp (SEV-SNP launch digests), goldsmith predict tdx (Intel TDX).",
 )
 def _predict() -> None:
     """Keep `tpm` a sub-verb while it is the only one."""
@@ -103,7 +101,7 @@ def tpm(
     lending = _Lender(recipe, console.reporter())
     name, code = _firmware(firmware, lending)
     image = read_limited(uki, MAX_UKI_SIZE)
-    table = None if direct else _table(disk, sector_size)
+    table = None if direct else disk_table(disk, sector_size)
     variables = None if secure_boot is None else parse_file(secure_boot, varstore.MAX_FILE_SIZE, _store)
     profiles = (*(load_profile(path) for path in profile or ()), *load_profiles(profiles_folder()))
     shape = Machine(type=machine, cpu=cpu, memory_mib=memory, vcpus=vcpus)
@@ -201,21 +199,6 @@ def _firmware(wanted: str, lending: _Lender) -> tuple[str, bytes]:
     if "/" in wanted:
         raise UsageError(f"cannot read {wanted}: there is no such file")
     return wanted, read_limited(lending.firmware(wanted), MAX_FIRMWARE_SIZE)
-
-
-def _table(disk: Path | None, sector_size: int | None) -> Gpt:
-    if disk is None:
-        raise UsageError(
-            "a boot from disk needs the disk: PCR 5 holds its partition table",
-            hint="--disk FILE, or --direct",
-        )
-    if sector_size is not None and sector_size not in SECTOR_SIZES:
-        raise UsageError(f"--sector-size {sector_size}; expected 512 or 4096")
-    prefix = read_prefix(disk, DISK_PREFIX)
-    try:
-        return partition_table(prefix, sector_size=sector_size)
-    except FormatError as error:
-        raise BuilderError(f"{disk}: {error}") from error
 
 
 def _store(data: bytes) -> bytes:

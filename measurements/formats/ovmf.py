@@ -67,13 +67,16 @@ class OvmfFirmware:
     """What of an OVMF file is loaded into memory and measured there.
 
     Attributes:
-        peifv: the PEI volume as the file holds it; 0xd0000 to 0xe0000 bytes in known builds.
+        peifv: the PEI volume as the file holds it, 0xd0000 to 0xe0000 bytes in known builds; empty in a build
+            without PEI phase (OVMF.inteltdx.fd).
         dxefv: the DXE volume; memory and file agree.
         drivers: the GUIDs of the files in the DXE volume; they decide which boot options a build offers.
         waiting_for_random: those whose dependency expression names EFI_RNG_PROTOCOL: they do not run on a
             machine that gives UEFI no random numbers (edk2 >= 202405, network drivers).
         named_kernel_blobs: whether the build asks for ``etc/boot/kernel`` (edk2 >= 202502) before the
             legacy blob.
+        initrd_option_first: whether the build puts ``initrd=initrd`` before ``-append`` (edk2 >= 202508) or behind
+            it; ``None`` when it shows neither.
         verifies_images: whether the build has Secure Boot (SecurityPkg's AuthVariableLib).
         smbios: strings of the SMBIOS type 0 structure; ``None`` when the file does not show them plainly.
     """
@@ -83,6 +86,7 @@ class OvmfFirmware:
     drivers: frozenset[UUID] = field(repr=False)
     waiting_for_random: frozenset[UUID] = field(default=frozenset(), repr=False)
     named_kernel_blobs: bool
+    initrd_option_first: bool | None = None
     verifies_images: bool
     smbios: SmbiosStrings | None
 
@@ -94,34 +98,45 @@ class _File:
     body: memoryview
 
 
-def parse(firmware: bytes) -> OvmfFirmware:
+def parse(firmware: bytes, *, peiless: bool = False) -> OvmfFirmware:
     """Unpack an OVMF code file (``OVMF_CODE*.fd``) or combined file (``OVMF.fd``), at most 64 MiB.
 
+    Args:
+        firmware: the file.
+        peiless: take builds without PEI phase, which have no PEIFV, as well.
+
     Raises:
-        FormatError: the file holds no PEIFV and DXEFV; builds without PEI (OVMF.inteltdx) have none.
+        FormatError: the file holds no DXEFV, or no PEIFV where one is expected.
         LimitError: a size or count exceeds its limit.
     """
     if len(firmware) > MAX_FIRMWARE_SIZE:
         raise LimitError(f"firmware has {len(firmware)} bytes; the limit is {MAX_FIRMWARE_SIZE}")
     named = dict(_inner_volumes(memoryview(firmware)))
     for guid, label in ((PEIFV, "PEIFV"), (DXEFV, "DXEFV")):
-        if guid not in named:
+        if guid not in named and not (peiless and guid == PEIFV):
             raise FormatError(
                 f"firmware has no {label} volume ({guid}): expected an OVMF build with a PEI phase, "
                 "as in OVMF_CODE_4M.fd"
             )
     files = tuple(_files(named[DXEFV]))
     return OvmfFirmware(
-        peifv=bytes(named[PEIFV]),
+        peifv=bytes(named.get(PEIFV, b"")),
         dxefv=bytes(named[DXEFV]),
         drivers=frozenset(file.name for file in files if file.type != _FILE_TYPE_PAD),
         waiting_for_random=frozenset(file.name for file in files if _depends_on(file, _RANDOM_NUMBERS)),
         # OvmfPkg/QemuKernelLoaderFsDxe joins this folder of fw_cfg and "kernel".
         named_kernel_blobs=_NAMED_KERNEL_BLOB in named[DXEFV].tobytes(),
+        initrd_option_first=_initrd_option_first(named[DXEFV].tobytes()),
         # AuthVariableLib keeps its switch in a variable of this name; builds without it never name it.
         verifies_images=contains_text(named[DXEFV].tobytes(), "SecureBootEnable"),
         smbios=_smbios_strings(files),
     )
+
+
+def _initrd_option_first(volume: bytes) -> bool | None:
+    # OvmfPkg/Library/GenericQemuLoadImageLib: the option and the blank that parts it from the others.
+    first, last = b"\0initrd=initrd \0" in volume, b" initrd=initrd\0" in volume
+    return None if first == last else first
 
 
 def contains_text(volume: bytes, text: str) -> bool:

@@ -272,7 +272,7 @@ def _observation_from_json(value: object) -> PeifvObservation:
 # OvmfPkg/Library/PlatformBootManagerLib, MdeModulePkg/Universal/BdsDxe: attributes are LOAD_OPTION_ACTIVE
 # (1), LOAD_OPTION_HIDDEN (8), LOAD_OPTION_CATEGORY_APP (0x100), UEFI 2.10, 3.1.3.
 _OPTIONS_UNTIL_202502 = (BuiltinOption(description="UiApp", attributes=0x109, file=UI_APP),)
-_OPTIONS_SINCE_202505 = (
+OPTIONS_SINCE_202505 = (
     BuiltinOption(description="BootManagerMenuApp", attributes=0x109, file=BOOT_MANAGER_MENU_APP),
     BuiltinOption(description="EFI Firmware Setup", attributes=0x101, file=UI_APP),
 )
@@ -299,7 +299,7 @@ def _debian(
         acpi_measured=True,
         pciexbar=0xE0000000,
         smbios=smbios,
-        boot_options=_OPTIONS_SINCE_202505 if since_202505 else _OPTIONS_UNTIL_202502,
+        boot_options=OPTIONS_SINCE_202505 if since_202505 else _OPTIONS_UNTIL_202502,
         shell=None if enforcing else shell,  # Debian builds with Secure Boot leave the shell out
         secure_boot=enforcing,
         secure_boot_unset=b"\0" if enforcing else b"",

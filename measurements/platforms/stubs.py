@@ -44,6 +44,7 @@ class StubGeneration:
         survives_blank_command_line: whether a ``.cmdline`` of nothing but blanks has a defined outcome.
         loads_kernel: whether the kernel inside is started by the firmware's LoadImage, which measures it unless
             the stub's override of the Security2 protocol answers in its place; otherwise the stub enters it.
+        measures_cc: whether sections are measured into RTMRs, through EFI_CC_MEASUREMENT_PROTOCOL.
         smbios_types: SMBIOS structures measured into PCR 1, in the table's order.
         appends_consoles: whether ``console=`` options for devices of the machine are appended to a command line
             that has none.
@@ -58,6 +59,7 @@ class StubGeneration:
     mangles_both_ends: bool = True
     survives_blank_command_line: bool = True
     loads_kernel: bool
+    measures_cc: bool = False
     smbios_types: tuple[int, ...] = ()
     appends_consoles: bool = False
     boot_secret: bool = False
@@ -99,6 +101,7 @@ GENERATIONS: Final[tuple[StubGeneration, ...]] = (
         sections=_SECTIONS_257,
         archives=(_SIGNATURE, _KEY, _RELEASE, _PROFILE),
         loads_kernel=True,
+        measures_cc=True,
     ),
     # linux.c linux_exec maps and enters the kernel itself; NEWS of 258 adds .efifw, 259 and 260 nothing here.
     StubGeneration(
@@ -108,6 +111,7 @@ GENERATIONS: Final[tuple[StubGeneration, ...]] = (
         sections=_SECTIONS_258,
         archives=(_SIGNATURE, _KEY, _RELEASE, _PROFILE),
         loads_kernel=False,
+        measures_cc=True,
     ),
     # NEWS of 261: SMBIOS into PCR 1, boot secret, serial console; 262 appends more than one console.
     StubGeneration(
@@ -117,6 +121,7 @@ GENERATIONS: Final[tuple[StubGeneration, ...]] = (
         sections=_SECTIONS_258,
         archives=(_SIGNATURE, _KEY, _RELEASE, _PROFILE),
         loads_kernel=False,
+        measures_cc=True,
         smbios_types=(1, 2, 11),
         appends_consoles=True,
         boot_secret=True,

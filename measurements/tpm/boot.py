@@ -141,12 +141,23 @@ def examine(inputs: TpmInputs) -> Boot:
     except FormatError as error:
         problem = str(error)
     profile = find_profile(inputs.firmware, inputs.profiles)
+    return examine_boot(inputs, profile=profile, firmware=firmware, firmware_problem=problem)
+
+
+def examine_boot(
+    inputs: TpmInputs,
+    *,
+    profile: FirmwareProfile | None,
+    firmware: OvmfFirmware | None,
+    firmware_problem: str | None,
+) -> Boot:
+    """Parse the image of a boot whose firmware was looked at before; raises as ``examine``."""
     facts = examine_image(inputs.image, inputs.banks)
     return Boot(
         inputs=inputs,
         profile=profile,
         firmware=firmware,
-        firmware_problem=problem,
+        firmware_problem=firmware_problem,
         facts=facts,
         secure_boot=secure_boot_state(inputs.variables, profile, facts.image),
     )

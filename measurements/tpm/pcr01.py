@@ -48,18 +48,23 @@ def _events(boot: Boot) -> Iterator[Event]:
     boot.require_known_loader()
     stub_types = require_generation(boot.image).smbios_types if boot.image.kind is ImageKind.UKI else ()
     if profile.acpi_measured:
-        yield from _acpi(boot, profile)
+        yield from acpi_events(boot, profile)
     if profile.smbios is SmbiosMeasurement.BEFORE_BOOT_VARIABLES:
-        yield _smbios(boot)
-    yield from _boot_variables(boot, profile)
+        yield smbios_event(boot)
+    yield from boot_variable_events(boot, profile)
     yield separator(boot, _PCR)
     if profile.smbios is SmbiosMeasurement.AFTER_SEPARATORS:
-        yield _smbios(boot)
+        yield smbios_event(boot)
     if stub_types:
-        yield from _stub_smbios(boot, stub_types)
+        yield from stub_smbios_events(boot, stub_types)
 
 
-def _acpi(boot: Boot, profile: FirmwareProfile) -> Iterator[Event]:
+def acpi_events(boot: Boot, profile: FirmwareProfile) -> Iterator[Event]:
+    """Yield the loader script and the tables.
+
+    Raises:
+        NotPredictableError: the tables, or where the firmware puts PCIEXBAR, are not known.
+    """
     if profile.pciexbar is None:
         raise NotPredictableError(
             "not predictable: calibrate; where this firmware places PCIEXBAR, which QEMU writes into the "
@@ -83,7 +88,12 @@ def _acpi(boot: Boot, profile: FirmwareProfile) -> Iterator[Event]:
         )
 
 
-def _smbios(boot: Boot) -> Event:
+def smbios_event(boot: Boot) -> Event:
+    """Return the event of the filtered SMBIOS table.
+
+    Raises:
+        NotPredictableError: QEMU's tables or the firmware's own strings are not known.
+    """
     # edk2 >= 202505, MdeModulePkg/Universal/SmbiosMeasurementDxe: the whole table without what identifies the
     # instance (TCG PFP 1.06, 3.3.4.2). The event field holds its address in memory.
     return boot.event(
@@ -95,7 +105,8 @@ def _smbios(boot: Boot) -> Event:
     )
 
 
-def _stub_smbios(boot: Boot, types: tuple[int, ...]) -> Iterator[Event]:
+def stub_smbios_events(boot: Boot, types: tuple[int, ...]) -> Iterator[Event]:
+    """Yield the structures of these types, which systemd-stub measures; raises as ``smbios_event``."""
     # systemd >= 261, src/boot/measure-smbios.c: after the stub's own sections; each structure with its strings.
     for structure in smbios.structures(_smbios_table(boot)):
         if structure.type not in types:
@@ -130,7 +141,12 @@ def _smbios_table(boot: Boot) -> bytes:
     )
 
 
-def _boot_variables(boot: Boot, profile: FirmwareProfile) -> Iterator[Event]:
+def boot_variable_events(boot: Boot, profile: FirmwareProfile) -> Iterator[Event]:
+    """Yield BootOrder and the options in it.
+
+    Raises:
+        NotPredictableError: the options of this machine are not modelled.
+    """
     # SecurityPkg/Tcg/Tcg2Dxe/Tcg2Dxe.c MeasureAllBootVariables: BootOrder, then its options in that order.
     # Only the data is hashed, the event field holds the whole structure.
     options = _load_options(boot, profile)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from measurements.errors import NotPredictableError
 from measurements.events import Digests, Event, EventType, RegisterPrediction, Stability
@@ -14,7 +15,8 @@ from measurements.tpm.boot import Boot, action, not_pinned, pinned, separator
 from measurements.tpm.stub import require_generation
 
 _PCR = 4
-_CALLING = "Calling EFI Application from Boot Option"
+#: What the firmware says before it starts a boot option.
+CALLING: Final = "Calling EFI Application from Boot Option"
 
 
 def predict(boot: Boot) -> RegisterPrediction:
@@ -36,16 +38,17 @@ def _events(boot: Boot) -> Iterator[Event]:
     # "-kernel" is loaded by PlatformBootManagerAfterConsole, before the event group ReadyToBoot fires.
     if boot.inputs.boot is BootPath.DIRECT:
         _require_plain_kernel_blob(boot)
-        yield _image(boot.facts.authenticode, "image passed with -kernel", "uki")
-    yield action(boot, _PCR, _CALLING)
+        yield image_event(boot.facts.authenticode, "image passed with -kernel", "uki")
+    yield action(boot, _PCR, CALLING)
     yield separator(boot, _PCR)
     if boot.inputs.boot is BootPath.DISK:
-        yield _image(boot.facts.authenticode, "image at the removable path", "uki")
-    if boot.image.kind is ImageKind.UKI and _firmware_loads_kernel(boot):
-        yield _image(boot.facts.kernel_authenticode, "kernel inside the UKI", "uki .linux")
+        yield image_event(boot.facts.authenticode, "image at the removable path", "uki")
+    if boot.image.kind is ImageKind.UKI and stub_loads_kernel(boot) and not boot.secure_boot.enabled:
+        yield image_event(boot.facts.kernel_authenticode, "kernel inside the UKI", "uki .linux")
 
 
-def _image(digests: Digests, description: str, cause: str) -> Event:
+def image_event(digests: Digests, description: str, cause: str) -> Event:
+    """Return the event of a PE image that the firmware loads."""
     # SecurityPkg/Library/DxeTpm2MeasureBootLib Tcg2MeasurePeImage: the Authenticode digest. The event field
     # holds the address in memory.
     return Event(
@@ -77,11 +80,14 @@ def _require_plain_kernel_blob(boot: Boot) -> None:
         )
 
 
-def _firmware_loads_kernel(boot: Boot) -> bool:
+def stub_loads_kernel(boot: Boot) -> bool:
     """Whether the stub starts the kernel through the firmware's LoadImage, which measures it.
 
     Under Secure Boot it overrides the Security2 protocol (systemd 252, src/boot/efi/linux.c), so the firmware
     neither verifies nor measures the kernel inside.
+
+    Raises:
+        NotPredictableError: the stub's release is not known, or the kernel is too old.
     """
     generation = require_generation(boot.image)
     if boot.facts.kernel is not None and not uki.takes_initrd_from_stub(boot.facts.kernel):
@@ -89,4 +95,4 @@ def _firmware_loads_kernel(boot: Boot) -> bool:
             "not predictable: the kernel is older than Linux 5.8 and started by the EFI handover protocol; "
             "use a newer kernel"
         )
-    return generation.loads_kernel and not boot.secure_boot.enabled
+    return generation.loads_kernel

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from measurements.events import Event, EventType, RegisterPrediction, Stability
 from measurements.formats.efivar import IMAGE_SECURITY_DATABASE, Variable
 from measurements.tpm.boot import CALIBRATE, Boot, not_pinned, pinned, separator
@@ -19,13 +21,23 @@ def predict(boot: Boot) -> RegisterPrediction:
     events = [
         # TCG PFP 1.06, 3.3.4.8; edk2 SecurityPkg/Tcg/Tcg2Dxe/Tcg2Dxe.c MeasureSecureBootPolicy: variables,
         # separator.
-        *(_variable(boot, variable) for variable in state.variables),
+        *variable_events(boot, state.variables),
         separator(boot, _PCR),
-        # edk2 SecurityPkg/Library/DxeImageVerificationLib/Measurement.c MeasureVariable: the one db entry
-        # that verified the image, when it is loaded.
-        *(_authority(boot, entry.encode()) for entry in state.authorities),
+        *authority_events(boot),
     ]
     return pinned(_PCR, Stability.KEYS, events)
+
+
+def variable_events(boot: Boot, variables: Iterable[Variable]) -> Iterator[Event]:
+    """Yield one event for each variable of the Secure Boot policy."""
+    return (_variable(boot, variable) for variable in variables)
+
+
+def authority_events(boot: Boot) -> Iterator[Event]:
+    """Yield one event for each db entry that allowed an image to start."""
+    # edk2 SecurityPkg/Library/DxeImageVerificationLib/Measurement.c MeasureVariable: the one db entry that
+    # verified the image, when it is loaded.
+    return (_authority(boot, entry.encode()) for entry in boot.secure_boot.authorities)
 
 
 def _variable(boot: Boot, variable: Variable) -> Event:

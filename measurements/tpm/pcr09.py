@@ -8,7 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from measurements.errors import NotPredictableError
-from measurements.events import Event, EventType, RegisterPrediction, Stability
+from measurements.events import Digests, Event, EventType, RegisterPrediction, Stability
 from measurements.formats import varstore
 from measurements.formats.uki import ImageKind
 from measurements.prediction import BootPath
@@ -31,47 +31,75 @@ _MEASURING_KERNEL: Final = (6, 1)
 def predict(boot: Boot) -> RegisterPrediction:
     """Predict from the UKI's sections, the stub's release and the kernel's."""
     try:
-        events = tuple(_events(boot))
+        events = tuple(kernel_events(boot))
     except NotPredictableError as error:
         return not_pinned(_PCR, str(error))
     return pinned(_PCR, Stability.IMAGE, events)
 
 
-def _events(boot: Boot) -> Iterator[Event]:
+def kernel_events(boot: Boot, *, since: tuple[int, int] = _MEASURING_KERNEL) -> Iterator[Event]:
+    """Yield what the EFI stub of the kernel inside a UKI measures.
+
+    Args:
+        boot: the boot of a UKI.
+        since: the first kernel (major, minor) that measures both.
+
+    Raises:
+        NotPredictableError: the image is no UKI, or stub, kernel or machine leave the outcome open.
+    """
     boot.require_known_loader()
     if boot.image.kind is ImageKind.LINUX:
         raise NotPredictableError(
             "not predictable: a kernel without UKI gets its command line and initrd from elsewhere"
         )
     _require_shared_initrd(boot)
-    version = boot.facts.kernel_version
-    if version is None or version < _MEASURING_KERNEL:
+    require_measuring_kernel(boot.facts.kernel_version, since)
+    options = stub.command_line(boot.image)
+    if options is not None:
+        yield options_event(boot, options, cause="uki .cmdline")
+    if boot.facts.initrd is not None:
+        yield initrd_event(boot.facts.initrd, cause="uki .initrd")
+
+
+def require_measuring_kernel(version: tuple[int, int] | None, since: tuple[int, int]) -> None:
+    """Let kernels pass that are known to measure.
+
+    Raises:
+        NotPredictableError: the kernel is older, or shows no version.
+    """
+    if version is None or version < since:
         name = "a kernel that shows no version" if version is None else f"Linux {version[0]}.{version[1]}"
         raise NotPredictableError(
             f"not predictable: {name} may measure the command line and the initrd or not; "
-            f"Linux {_MEASURING_KERNEL[0]}.{_MEASURING_KERNEL[1]} and later measure both"
+            f"Linux {since[0]}.{since[1]} and later measure both"
         )
-    # Linux efi_convert_cmdline: all bytes of LoadOptions, the NUL included; nothing when there are none.
-    options = stub.command_line(boot.image)
-    if options is not None:
-        yield boot.event(
-            _PCR,
-            EventType.EVENT_TAG,
-            options,
-            description="LOADED_IMAGE::LoadOptions",
-            cause="uki .cmdline",
-            data=_tagged(*_LOAD_OPTIONS),
-        )
-    # Linux efi_load_initrd: what LoadFile2 serves, once.
-    if boot.facts.initrd is not None:
-        yield Event(
-            register=_PCR,
-            type=EventType.EVENT_TAG,
-            digests=boot.facts.initrd,
-            description="Linux initrd",
-            cause="uki .initrd",
-            data=_tagged(*_INITRD),
-        )
+
+
+def options_event(boot: Boot, options: bytes, *, cause: str) -> Event:
+    """Return the event of the command line, UTF-16LE with its NUL.
+
+    Linux efi_convert_cmdline: all bytes of LoadOptions, the NUL included; nothing when there are none.
+    """
+    return boot.event(
+        _PCR,
+        EventType.EVENT_TAG,
+        options,
+        description="LOADED_IMAGE::LoadOptions",
+        cause=cause,
+        data=_tagged(*_LOAD_OPTIONS),
+    )
+
+
+def initrd_event(digests: Digests, *, cause: str) -> Event:
+    """Return the event of the initrd: what LoadFile2 serves, once (Linux efi_load_initrd)."""
+    return Event(
+        register=_PCR,
+        type=EventType.EVENT_TAG,
+        digests=digests,
+        description="Linux initrd",
+        cause=cause,
+        data=_tagged(*_INITRD),
+    )
 
 
 def _require_shared_initrd(boot: Boot) -> None:

@@ -27,7 +27,7 @@ def predict(boot: Boot) -> RegisterPrediction:
             # Without StubPcrKernelImage systemd-pcrphase does not run either
             # (ConditionSecurity=measured-uki).
             return pinned(_PCR, Stability.IMAGE, ())
-        sections = tuple(_sections(boot))
+        sections = tuple(section_events(boot))
     except NotPredictableError as error:
         return not_pinned(_PCR, str(error))
     words = tuple(_phase(boot, word) for word in PHASES)
@@ -41,7 +41,12 @@ def predict(boot: Boot) -> RegisterPrediction:
     )
 
 
-def _sections(boot: Boot) -> Iterator[Event]:
+def section_events(boot: Boot) -> Iterator[Event]:
+    """Yield two events for each section of a UKI that its stub measures: name, contents.
+
+    Raises:
+        NotPredictableError: the stub's release is not known, or which section it takes is the machine's choice.
+    """
     image = boot.image
     # systemd-stub(7), "TPM PCR Notes"; systemd src/boot/stub.c measure_sections: for each section in
     # the order of unified_sections its name with NUL, then its contents. Order is the specification.
