@@ -13,7 +13,8 @@ from builder.boot.profiles import load_profile, load_profiles, profiles_folder
 from builder.boot.qemu import boot_devices, random_numbers
 from builder.boot.qtest import FwCfgTables
 from builder.cli import console
-from builder.cli.files import disk_table, parse_file, read_limited
+from builder.cli.disks import disk_table
+from builder.cli.files import parse_file, read_limited
 from builder.errors import BuilderError, UsageError
 from builder.fetch import fetch
 from builder.inputs import InputOptions, open_sources

@@ -60,6 +60,10 @@ _TITLES: Final = {
 _FROM_FILE: Final = (SectionType.BFV, SectionType.CFV, SectionType.PAYLOAD)
 
 
+#: SectionAttribute's bits.
+_ATTRIBUTES = 0b11
+
+
 class SectionAttribute(IntFlag):
     """How a section is added to the trust domain."""
 
@@ -167,7 +171,7 @@ def _section(reader: Reader, firmware: memoryview) -> Section:
         section_type = SectionType(kind)
     except ValueError:
         raise reader.error(f"unknown section type {kind}; expected 0 to 6", offset=start) from None
-    if attributes & ~(SectionAttribute.MR_EXTEND | SectionAttribute.PAGE_AUG):
+    if attributes & ~_ATTRIBUTES:
         raise reader.error(f"unknown section attributes 0x{attributes:x}", offset=start)
     if address % PAGE_SIZE or size % PAGE_SIZE or not size:
         raise reader.error(

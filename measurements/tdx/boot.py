@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from measurements.errors import NotPredictableError
+from measurements.errors import FormatError, NotPredictableError
 from measurements.events import Event, EventType, HashAlgorithm, digests_of
-from measurements.formats import tdvf
+from measurements.formats import tdvf, varstore
 from measurements.formats.tdvf import SectionType, Tdvf
 from measurements.platforms.qemu_kernel import UNPATCHED_SINCE, patched_kernel
 from measurements.prediction import BootPath
@@ -57,6 +57,7 @@ class TdxBoot:
         build: what the firmware measures.
         variants: forms of the image, the usual one first; empty without an image.
         variants_problem: why there are none, for an image that was given.
+        variables_problem: why the firmware's variables are not known; ``None`` when they are.
     """
 
     inputs: TdxInputs
@@ -64,6 +65,7 @@ class TdxBoot:
     build: TdvfBuild = field(repr=False)
     variants: tuple[KernelVariant, ...]
     variants_problem: str | None
+    variables_problem: str | None
 
     @property
     def boot(self) -> Boot:
@@ -85,22 +87,30 @@ def examine(inputs: TdxInputs) -> TdxBoot:
     """Parse the inputs.
 
     Raises:
-        FormatError: the firmware has no TDVF metadata, its variables are corrupt, or the image is no PE image.
+        FormatError: the firmware has no TDVF metadata, or the image is no PE image.
         PredictionError: the image cannot boot.
     """
     metadata = tdvf.parse(inputs.firmware)
     build = examine_firmware(inputs.firmware, metadata, inputs.profiles)
+    variables, variables_problem = _variables(inputs, metadata)
     variants: tuple[KernelVariant, ...] = ()
     problem = None
     if inputs.image is not None:
         try:
             variants = tuple(
-                KernelVariant(label=label, boot=_boot(inputs, metadata, build, image))
+                KernelVariant(label=label, boot=_boot(inputs, build, image, variables))
                 for label, image in _images(inputs, inputs.image, build)
             )
         except NotPredictableError as error:
             problem = str(error)
-    return TdxBoot(inputs=inputs, tdvf=metadata, build=build, variants=variants, variants_problem=problem)
+    return TdxBoot(
+        inputs=inputs,
+        tdvf=metadata,
+        build=build,
+        variants=variants,
+        variants_problem=problem,
+        variables_problem=variables_problem,
+    )
 
 
 def require_profile(boot: TdxBoot) -> None:
@@ -155,9 +165,19 @@ def _images(inputs: TdxInputs, image: bytes, build: TdvfBuild) -> Iterator[tuple
         yield "", patched
 
 
-def _boot(inputs: TdxInputs, metadata: Tdvf, build: TdvfBuild, image: bytes) -> Boot:
-    # Variables lie in the firmware file; a VMM of its own mind (Compute Engine) replaces them.
-    variables = metadata.only(SectionType.CFV).data if inputs.vmm is Vmm.QEMU else None
+def _variables(inputs: TdxInputs, metadata: Tdvf) -> tuple[bytes | None, str | None]:
+    """Return the variable store in the firmware file, or why it is not known."""
+    if inputs.vmm is Vmm.GCE:
+        return None, "not predictable: Compute Engine brings variables of its own"
+    try:
+        store = bytes(metadata.only(SectionType.CFV).data)
+        varstore.parse(store)
+    except FormatError as error:
+        return None, f"not predictable: the firmware's variables cannot be read: {error}"
+    return store, None
+
+
+def _boot(inputs: TdxInputs, build: TdvfBuild, image: bytes, variables: bytes | None) -> Boot:
     return examine_boot(
         TpmInputs(
             firmware_name=inputs.firmware_name,
@@ -168,7 +188,7 @@ def _boot(inputs: TdxInputs, metadata: Tdvf, build: TdvfBuild, image: bytes) -> 
             vcpus=inputs.vcpus,
             image=image,
             disk=inputs.disk,
-            variables=None if variables is None else bytes(variables),
+            variables=variables,
             acpi=inputs.acpi,
             smbios=inputs.smbios,
             boot_devices=inputs.boot_devices,

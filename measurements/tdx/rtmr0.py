@@ -56,6 +56,8 @@ def events(boot: TdxBoot) -> Iterator[Event]:
         raise NotPredictableError(_GCE)
     yield from _fw_cfg(boot)
     require_profile(boot)
+    if boot.variables_problem is not None:
+        raise NotPredictableError(boot.variables_problem)
     inner = boot.boot
     if inner.secure_boot.variables is None:
         raise NotPredictableError("not predictable: what this firmware keeps in SecureBoot is not known")

@@ -9,7 +9,6 @@ from measurements.formats.uki import ImageKind
 from measurements.prediction import BootPath
 from measurements.tdx.boot import KernelVariant, TdxBoot, to_rtmr
 from measurements.tdx.rtmr0 import SEPARATOR_MOVED
-from measurements.tdx.td_hob import Vmm
 from measurements.tpm import pcr04, pcr05
 from measurements.tpm.boot import action, separator
 
@@ -74,7 +73,7 @@ def _inner_kernels(boot: TdxBoot, variant: KernelVariant) -> Iterator[tuple[str,
         inner.require_known_loader()
     if inner.image.kind is not ImageKind.UKI or not pcr04.stub_loads_kernel(inner):
         yield "", False
-    elif boot.inputs.vmm is Vmm.GCE or inner.secure_boot.enabled is None:
+    elif boot.variables_problem is not None or inner.secure_boot.enabled is None:
         yield "Secure Boot off", True
         yield "Secure Boot on", False
     else:

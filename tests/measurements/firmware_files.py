@@ -17,12 +17,13 @@ import pytest
 
 from builder.store import Store
 
-#: SHA-256 of the packages ovmf 2025.02-8+deb13u1, ovmf-generic 2026.08+ds-2 and ovmf-amdsev 2026.08+ds-2.
+#: SHA-256 of the packages ovmf 2025.02-8+deb13u1, and ovmf-generic, -amdsev and -inteltdx 2026.08+ds-2.
 _PACKAGES = {
     "2025.02": "78e0d54df11fc77406cb7a0bc9a39e5bca6d1cbe06556b91d9a73491c52decdf",
     "2026.08": "05c1593998ba58700ff86c062bde306321af1f5a2943ea9ceef6c2332f3f3374",
 }
 RELEASES = tuple(_PACKAGES)
+_INTELTDX = "87123a9bf4dc1af7bbc48257a9b3db5933ff695167476d4fa48b705da1011fb1"
 _AMDSEV = "92c9b6d15e4eeb371938c3f99080c1a8fc057dfd6bc0509d37f8b615e9edebfb"
 
 
@@ -34,6 +35,11 @@ def ovmf_code(release, variant=""):
 def ovmf(release):
     """Return ``OVMF.fd``: variables and code in one file, as SEV guests load it."""
     return _file(_PACKAGES[release], "./usr/share/ovmf/OVMF.fd")
+
+
+def ovmf_inteltdx():
+    """Return ``OVMF.inteltdx.ms.fd`` 2026.08+ds-2, a build without PEI phase, with Microsoft's keys enrolled."""
+    return _file(_INTELTDX, "./usr/share/ovmf/OVMF.inteltdx.ms.fd")
 
 
 def ovmf_amdsev():

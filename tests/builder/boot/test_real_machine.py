@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from builder.artifacts import Machine
-from builder.boot import accelerator
+from builder.boot import accelerator, qtest
 from builder.boot.calibrate import calibrate
 from builder.boot.qtest import machine_tables
 from builder.boot.swtpm import manufacture
@@ -19,11 +19,12 @@ from builder.lock import load_lock
 from builder.recipe import find_recipe, load_recipe
 from builder.store import Store
 from builder.toolbox import firmware, unpack_toolbox
-from builder.tools import HOST
+from builder.tools import HOST, PIPE
 from measurements.evidence.document import parse as parse_evidence
 from measurements.formats import eventlog
 from measurements.platforms.calibration import derive_profile
 from measurements.platforms.firmware import find_profile
+from measurements.platforms.qemu_kernel import patched_kernel
 from measurements.prediction import BootPath
 
 pytestmark = pytest.mark.integration
@@ -114,3 +115,34 @@ def test_the_sandbox_is_rated_safe(unit, tmp_path):
     HOST.run(
         "systemd-analyze", "security", "--offline=yes", "--no-pager", "--threshold=20", str(tmp_path / unit)
     )  # 20 is an exposure of 2.0 of 10
+
+
+@pytest.mark.parametrize(
+    ("memory", "command_line", "initrd_size"),
+    [(512, "quiet", 70_000), (3072, "vga=ask quiet", 1), (1024, "", 0)],
+)
+def test_the_setup_header_that_qemu_writes(locked, tmp_path, memory, command_line, initrd_size):
+    """QEMU's legacy fw_cfg blobs of a kernel, as it hands them to firmware, against the prediction of them."""
+    tools, _ = locked
+    kernel = bytearray(hashlib.shake_128(b"kernel").digest(40_000))
+    kernel[0x1F1] = 4  # sectors of setup code
+    kernel[0x202:0x208] = b"HdrS" + (0x20F).to_bytes(2, "little")
+    kernel[0x211] = 1  # loaded high
+    kernel[0x22C:0x230] = (0x7FFFFFFF).to_bytes(4, "little")
+    kernel[0x236:0x238] = (0x3F).to_bytes(2, "little")
+    (tmp_path / "kernel").write_bytes(kernel)
+    (tmp_path / "initrd").write_bytes(bytes(initrd_size))
+    arguments = [
+        "-nodefaults", "-no-user-config", "-display", "none", "-machine", "pc-q35-10.0", "-accel", "tcg",
+        "-m", f"{memory}M", "-S", "-qtest", "stdio", "-qtest-log", "none", "-kernel", str(tmp_path / "kernel"),
+        "-append", command_line, *(("-initrd", str(tmp_path / "initrd")) if initrd_size else ()),
+    ]  # fmt: skip
+    with tools.spawn("qemu-system-x86_64", *arguments, stdin=PIPE, stdout=PIPE) as process:
+        session = qtest._Qtest(process)
+        # docs/specs/fw_cfg: FW_CFG_SETUP_DATA, FW_CFG_KERNEL_DATA.
+        setup = qtest._read_file(session, 0x18, 5 * 512)
+        rest = qtest._read_file(session, 0x11, len(kernel) - len(setup))
+    expected = patched_kernel(
+        bytes(kernel), memory=memory << 20, command_line=command_line, initrd_size=initrd_size
+    )
+    assert setup + rest == expected and expected != bytes(kernel)
