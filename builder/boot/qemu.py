@@ -49,6 +49,7 @@ class Wiring:
         forward: (host port on 127.0.0.1, guest port) reachable over the network.
         memory: file that holds the guest's RAM, for reading it from outside.
         smbios_string: SMBIOS type 11 string (debug boots only: it shows in PCR 1 and 12).
+        drives: (id, raw file that the guest may write to) of the drives that `Machine.devices` name.
     """
 
     tpm: Path
@@ -60,6 +61,7 @@ class Wiring:
     forward: tuple[int, int] | None = None
     memory: Path | None = None
     smbios_string: str | None = None
+    drives: tuple[tuple[str, Path], ...] = ()
 
 
 def qemu_arguments(
@@ -111,6 +113,8 @@ def qemu_arguments(
         arguments += _disk(wiring.disk)
         arguments += _serial_port(wiring.evidence)
         arguments += _network(wiring.forward)
+        for name, file in wiring.drives:
+            arguments += ["-drive", f"if=none,id={name},format=raw,file={_escape(file)}"]
         for device in machine.devices:
             arguments += ["-device", device]
     if wiring.smbios_string is not None:

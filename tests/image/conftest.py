@@ -49,16 +49,30 @@ class Image:
 @pytest.fixture(scope="session")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     """recipes/base, built for these tests."""
-    folder = tmp_path_factory.mktemp("image")
+    return _build("base", tmp_path_factory.mktemp("image"))
+
+
+@pytest.fixture(scope="session")
+def scratch_image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """tests/recipes/scratch: the base image with common/scratch and a unit that uses it."""
+    return _build("tests/recipes/scratch", tmp_path_factory.mktemp("scratch"))
+
+
+@pytest.fixture(scope="session")
+def host() -> testinfra.host.Host:
+    return testinfra.get_host("local://")
+
+
+def _build(recipe: str, folder: Path) -> Image:
     command = Path(sys.executable).with_name("goldsmith")
+    release = folder / "release"
     done = subprocess.run(
-        [command, "build", "base", "--out", folder / "base"],
+        [command, "build", recipe, "--out", release],
         cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     if done.returncode != 0:
-        pytest.fail(f"`goldsmith build base` ended with {done.returncode}:\n{done.stderr}", pytrace=False)
-    release = folder / "base"
-    tools = unpack_toolbox(read_lock(release / "lock.json", recipe="base"), Store.default())
+        pytest.fail(f"`goldsmith build {recipe}` ended with {done.returncode}:\n{done.stderr}", pytrace=False)
+    tools = unpack_toolbox(read_lock(release / "lock.json", recipe=Path(recipe).name), Store.default())
     manifest = manifests.load(release)
     erofs = folder / "root.erofs"
     erofs.write_bytes(_part(release, manifest, "disk.raw", "root file system"))
@@ -69,11 +83,6 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
         release=release, root=folder / "root", initrd=folder / "initrd", erofs=erofs, initrd_owners=owners,
         tools=tools,
     )  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def host() -> testinfra.host.Host:
-    return testinfra.get_host("local://")
 
 
 def _part(release: Path, manifest: manifests.Manifest, file: str, name: str) -> bytes:
