@@ -90,6 +90,8 @@ class Apt:
                 SuiteIndex(pocket=pocket, date=_date(raw, pocket), sha256=hashlib.sha256(raw).hexdigest())
             )
             for component in self.components:
+                if _is_empty(raw, component):
+                    continue  # apt keeps no file of it
                 packages = self._list(lists, f"dists_{pocket}_{component}_binary-amd64_Packages")
                 if packages.stat().st_size > MAX_INDEX:
                     raise LockError(f"the index of {pocket} is larger than {MAX_INDEX} bytes")
@@ -255,6 +257,12 @@ class Apt:
         }
         lines = [f'{key} "{value}";' for key, value in settings.items() if value]
         (work / "apt.conf").write_text("\n".join([*lines, *self._host_settings()]) + "\n")
+
+
+def _is_empty(signed: bytes, component: str) -> bool:
+    """Whether the signed index says that a component has no packages, as those of young pockets do."""
+    path = re.escape(f"{component}/binary-amd64/Packages".encode())
+    return re.search(rb"^ [0-9a-f]{64} +0 " + path + rb"$", signed, re.MULTILINE) is not None
 
 
 def _date(signed: bytes, pocket: str) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,6 +156,21 @@ def section(data: bytes | memoryview, name: str) -> memoryview | None:
                 return view[:0]
             return _slice(view, entry[4], entry[5], name)
     return None
+
+
+def module_info(content: bytes | memoryview) -> Iterator[tuple[str, str]]:
+    """Yield the records of a module's .modinfo section.
+
+    Raises:
+        FormatError: no ELF file, or without that section.
+    """
+    raw = section(content, ".modinfo")
+    if raw is None:
+        raise FormatError("it has no .modinfo section")
+    for record in bytes(raw).split(b"\0"):
+        key, equals, value = record.decode("utf-8", "replace").partition("=")
+        if equals:
+            yield key, value
 
 
 def _header(view: memoryview) -> tuple[Any, ...]:

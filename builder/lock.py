@@ -16,7 +16,7 @@ from builder.mirror import Mirrors
 from builder.pins import find_requirements, read_pins
 from builder.progress import SILENT, Reporter
 from builder.recipe import Recipe
-from builder.recipe.model import FirmwareSource
+from builder.recipe.model import FirmwareSource, ModuleSource
 
 _POCKET_SUFFIX = {"release": "", "updates": "-updates", "security": "-security"}
 _CONCRETE_KERNEL = re.compile(r"\b(linux-image-\d[a-z0-9+.-]*)")
@@ -96,9 +96,17 @@ def resolve(
                 ("root", recipe.root.packages, recipe.root.drop),
                 ("initrd", recipe.initrd.packages, recipe.initrd.drop),
                 ("toolbox", recipe.toolbox.packages, recipe.toolbox.drop),
+                *(
+                    [("compiler", recipe.compiler.packages, recipe.compiler.drop)]
+                    if recipe.module_sources
+                    else []
+                ),
             ):
                 sets[name] = _layer(main, name, packages, drop)
             sets["kernel"] = _kernel(main, recipe.kernel_package)
+            for module_source in recipe.module_sources:
+                name = f"modules/{module_source.name}"
+                sets[name] = _pinned(main, name, module_source, previous, reporter, newest=newest_firmware)
         resolvers = {suite: main}
         for source in recipe.firmware:
             if source.suite not in resolvers:
@@ -111,8 +119,9 @@ def resolve(
                         keyring=keyring,
                     )
                     indexes += resolvers[source.suite].update()
-            sets[f"firmware/{source.name}"] = _firmware(
-                resolvers[source.suite], source, previous, reporter, newest=newest_firmware
+            name = f"firmware/{source.name}"
+            sets[name] = _pinned(
+                resolvers[source.suite], name, source, previous, reporter, newest=newest_firmware
             )
     return _assemble(recipe, sets, indexes, epoch, python_pins=python)
 
@@ -194,12 +203,18 @@ def _kernel(apt: Apt, package: str) -> dict[str, Archive]:
     return {package: apt.archive(package, version)}
 
 
-def _firmware(
-    apt: Apt, source: FirmwareSource, previous: Lock | None, reporter: Reporter, *, newest: bool
+def _pinned(
+    apt: Apt,
+    name: str,
+    source: FirmwareSource | ModuleSource,
+    previous: Lock | None,
+    reporter: Reporter,
+    *,
+    newest: bool,
 ) -> dict[str, Archive]:
-    """Return the listed packages of a firmware, at the exact version where the recipe says one."""
-    name = f"firmware/{source.name}"
+    """Return the packages that a source lists, at the exact version where the recipe says one."""
     found = {}
+    pockets = ", ".join(apt.pockets)
     kept = {
         archive.name: archive
         for archive in (previous.members(name) if previous and name in previous.sets else ())
@@ -214,7 +229,7 @@ def _firmware(
         pinned = kept.get(package)
         if source.version and pinned is not None and pinned.version == source.version:
             reporter.note(
-                f"{name}: {source.suite} no longer has {package} {source.version} (it has {shown}); "
+                f"{name}: {pockets} no longer has {package} {source.version} (it has {shown}); "
                 "kept from the lock so far"
             )
             found[package] = pinned
@@ -222,12 +237,12 @@ def _firmware(
         candidate = apt.candidate(package)
         if newest and candidate is not None:
             reporter.note(
-                f"{name}: {package} {source.version} is gone; this run uses {candidate} of {source.suite}"
+                f"{name}: {package} {source.version} is gone; this run uses {candidate} of {pockets}"
             )
             found[package] = apt.archive(package, candidate)
             continue
         raise LockError(
-            f"{name}: {source.suite} has no {package} {version or ''} (it has {shown})",
+            f"{name}: {pockets} has no {package} {version or ''} (it has {shown})",
             hint="change its version in the recipe",
         )
     return found

@@ -24,7 +24,7 @@ MAX_TEXT = 300
 
 _NAME = re.compile(r"^[a-z0-9][a-z0-9+.-]*$")
 _VERSION = re.compile(r"^[0-9A-Za-z][A-Za-z0-9.+~:-]*$")
-_SET = re.compile(r"^(root|initrd|kernel|toolbox|firmware/[a-z][a-z0-9.-]*)$")
+_SET = re.compile(r"^(root|initrd|kernel|toolbox|compiler|(firmware|modules)/[a-z][a-z0-9.-]*)$")
 _KEYS = (
     "format", "recipe", "resolution", "source_date_epoch", "indexes", "archives", "sets", "python",
 )  # fmt: skip
@@ -262,7 +262,7 @@ def _sets(value: Any, archives: tuple[Archive, ...]) -> dict[str, tuple[str, ...
     sets = {}
     for name, members in value.items():
         if not _SET.fullmatch(name):
-            _refuse("sets", "root, initrd, kernel, toolbox or firmware/NAME", name)
+            _refuse("sets", "root, initrd, kernel, toolbox, compiler, firmware/NAME or modules/NAME", name)
         for member in _list({name: members}, name):
             if not isinstance(member, str) or member not in set(known):
                 _refuse(f"sets.{name}", "package=version of an archive in this lock", member)

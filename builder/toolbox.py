@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from builder.tree import Kind
 from measurements.errors import FormatError
 
 _TOOLBOX_KIND = "toolbox-1"
+_COMPILER_KIND = "compiler-1"
 _FIRMWARE_KIND = "firmware-1"
 _MERGED = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
 _DOCUMENTATION = tuple(
@@ -87,6 +88,36 @@ def unpack_toolbox(lock: Lock, store: Store) -> Tools:
         check_libraries(target)
 
     root = store.derived(_TOOLBOX_KIND, key, make)
+    return Tools(
+        root=root,
+        source_date_epoch=lock.source_date_epoch,
+        versions={archive.name: archive.version for archive in archives},
+        digest=key,
+    )
+
+
+def unpack_compiler(lock: Lock, links: Mapping[str, str], store: Store) -> Tools:
+    """Return the compiler of a lock, like `unpack_toolbox`, with the links that maintainer scripts would make.
+
+    Raises:
+        FetchError: an archive is not in the store.
+        ArchiveError: an archive is malformed, or a link's path is taken.
+    """
+    archives = lock.members("compiler")
+    made = sorted(links.items())
+    key = hashlib.sha256(f"{_key(archives)} {made}".encode()).hexdigest()
+
+    def make(target: Path) -> None:
+        unpack(open_members(archives, store, recipe=lock.recipe, keep=False), target)
+        for path, link in made:
+            place = target / _merged(path)[1:]
+            if os.path.lexists(place):
+                raise ArchiveError(f"compiler.links: a package ships {path} itself")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(_relative(path, link, "compiler.links"))
+        check_libraries(target)
+
+    root = store.derived(_COMPILER_KIND, key, make)
     return Tools(
         root=root,
         source_date_epoch=lock.source_date_epoch,
@@ -203,7 +234,7 @@ def check_libraries(root: Path) -> None:
     if absent:
         listed = ", ".join(f"{name} (needed by {path})" for name, path in sorted(absent.items()))
         raise ArchiveError(
-            f"the toolbox lacks {listed}", hint="take its package out of toolbox.drop, then goldsmith lock"
+            f"the toolbox lacks {listed}", hint="take its package out of `drop`, then goldsmith lock"
         )
 
 

@@ -10,7 +10,7 @@ from builder.recipe.check import validate
 from builder.recipe.files import resolve_file
 from builder.recipe.merge import Merged
 from builder.recipe.merged import Recipe, RecipeFile
-from builder.recipe.model import Fragment, Layer, RecipeDocument
+from builder.recipe.model import File, Fragment, Layer, ModuleSource, RecipeDocument
 from builder.recipe.yaml import Document, read_yaml
 
 MAX_FRAGMENTS = 200
@@ -134,6 +134,10 @@ def _finish(whole: RecipeDocument, document: Document, documents: list[Document]
     for name, layer in (("root", whole.root), ("initrd", whole.initrd)):
         _check_layer(name, layer, merged, problems)
         files[name] = _files(name, layer, merged, seen, problems)
+    patches = {
+        source.name: _patches(index, source, merged, problems)
+        for index, source in enumerate(whole.module_sources)
+    }
     _raise(problems)
     assert whole.distribution is not None and whole.kernel is not None
     return Recipe(
@@ -149,6 +153,9 @@ def _finish(whole: RecipeDocument, document: Document, documents: list[Document]
         kernel_package=whole.kernel.package,
         command_line=command_line,
         toolbox=whole.toolbox,
+        compiler=whole.compiler,
+        module_sources=whole.module_sources,
+        patches=patches,
         firmware=whole.firmware,
         platforms=whole.platforms,
         variables=variables,
@@ -173,6 +180,19 @@ def _files(
         except RecipeError as error:
             problems.append(f"{error} ({error.hint})" if error.hint else str(error))
     return tuple(sorted(resolved, key=lambda file: file.path))
+
+
+def _patches(index: int, source: ModuleSource, merged: Merged, problems: list[str]) -> tuple[RecipeFile, ...]:
+    resolved = []
+    for number, name in enumerate(source.patches):
+        location = ("module_sources", index, "patches", number)
+        try:
+            owner, _ = merged.document(location)
+            file = File(path=f"/{name}", source=name)
+            resolved.append(resolve_file(file, owner, merged.at(location), {}))
+        except RecipeError as error:
+            problems.append(f"{error} ({error.hint})" if error.hint else str(error))
+    return tuple(resolved)
 
 
 def _check_firmware(whole: RecipeDocument, merged: Merged, problems: list[str]) -> None:

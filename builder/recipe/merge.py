@@ -8,7 +8,8 @@ from typing import Any
 from builder.recipe.yaml import Document, Location
 
 #: Lists whose elements have an identity: two different elements with one identity contradict each other.
-_IDENTITY = {"files": "path", "directories": "path", "users": "name", "groups": "name", "firmware": "name"}
+_IDENTITY = {"files": "path", "directories": "path", "users": "name", "groups": "name", "firmware": "name",
+             "module_sources": "name"}  # fmt: skip
 
 
 @dataclass(slots=True)

@@ -11,7 +11,15 @@ from typing import Any
 
 import rfc8785
 
-from builder.recipe.model import Distribution, FirmwareSource, Layer, Platform, Toolbox
+from builder.recipe.model import (
+    Compiler,
+    Distribution,
+    FirmwareSource,
+    Layer,
+    ModuleSource,
+    Platform,
+    Toolbox,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +63,9 @@ class Recipe:
         command_line: the kernel command line of the recipe and its fragments, one parameter an element,
             in order.
         toolbox: packages whose programs write bytes.
+        compiler: packages that compile kernel modules.
+        module_sources: kernel modules that are compiled, by their source packages.
+        patches: name of a module source -> its patches, in their order.
         firmware: firmware builds by their source packages.
         platforms: what is predicted.
         variables: what templates see, with ``name``, ``version`` and ``svn`` of the image.
@@ -74,6 +85,9 @@ class Recipe:
     kernel_package: str
     command_line: tuple[str, ...]
     toolbox: Toolbox
+    compiler: Compiler
+    module_sources: tuple[ModuleSource, ...]
+    patches: Mapping[str, tuple[RecipeFile, ...]]
     firmware: tuple[FirmwareSource, ...]
     platforms: tuple[Platform, ...]
     variables: Mapping[str, str | int | bool]
@@ -129,6 +143,17 @@ class Recipe:
             "platforms": [_dump(platform) for platform in self.platforms],
             "variables": dict(self.variables),
         }
+        if self.module_sources:
+            document["compiler"] = _dump(self.compiler)
+            document["module_sources"] = [
+                _dump(source)
+                | {
+                    "patches": [
+                        hashlib.sha256(file.content).hexdigest() for file in self.patches[source.name]
+                    ]
+                }
+                for source in self.module_sources
+            ]
         return _sha256(document)
 
     @cached_property
@@ -150,6 +175,15 @@ class Recipe:
                 for source in self.firmware
             },
         }
+        if self.module_sources:
+            document["compiler"] = {
+                "packages": sorted(self.compiler.packages),
+                "drop": sorted(self.compiler.drop),
+            }
+            document["module_sources"] = {
+                source.name: {"packages": sorted(source.packages), "version": source.version}
+                for source in self.module_sources
+            }
         return _sha256(document)
 
 

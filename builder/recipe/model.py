@@ -28,6 +28,13 @@ AccountName = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,30}
 ModuleName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$", max_length=64)]
 Mode = Annotated[str, StringConstraints(pattern=r"^[0-7]{4}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9.-]*$", max_length=64)]
+RelativePath = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*$", max_length=512
+    ),
+]
+Command = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class Model(BaseModel):
@@ -165,6 +172,36 @@ class Toolbox(Model):
     )
 
 
+class Compiler(Toolbox):
+    """Packages that compile kernel modules, in a sandbox of their own; nothing of them is in an image."""
+
+    links: dict[AbsolutePath, str] = Field(
+        default_factory=dict, description="links that a maintainer script would make: path -> target"
+    )
+
+
+class ModuleSource(Model):
+    """Kernel modules that are compiled from a package's source, against the headers of the image's kernel."""
+
+    name: Name
+    packages: tuple[PackageName, ...] = Field(
+        min_length=1, description="archives that ship the source, without their dependencies"
+    )
+    version: DebianVersion = Field(description="exact version of these packages")
+    source: AbsolutePath = Field(description="the tar among their files: .tar, .tar.gz or .tar.xz")
+    folder: RelativePath = Field(description="folder of the tar in which commands run")
+    patches: tuple[RelativePath, ...] = Field(
+        default=(), description="files of the fragment's folder, applied in order with patch -p1"
+    )
+    prepare: tuple[Command, ...] = Field(
+        default=(), description="commands before make, with their arguments; {release} is the kernel's"
+    )
+    make: tuple[str, ...] = Field(description="arguments of make; {release} is the kernel's release")
+    modules: dict[ModuleName, RelativePath] = Field(
+        min_length=1, description="module -> the file below folder that make writes"
+    )
+
+
 class FirmwareSource(Model):
     """A UEFI firmware build out of a distribution package."""
 
@@ -203,6 +240,8 @@ class Fragment(Model):
     kernel: Kernel | None = None
     distribution: Distribution | None = None
     toolbox: Toolbox = Toolbox()
+    compiler: Compiler = Compiler()
+    module_sources: tuple[ModuleSource, ...] = ()
     firmware: tuple[FirmwareSource, ...] = ()
     platforms: tuple[Platform, ...] = ()
     variables: dict[VariableName, str | SafeInteger | bool] = Field(

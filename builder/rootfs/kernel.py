@@ -12,7 +12,7 @@ from pathlib import Path
 import zstandard
 
 from builder.artifacts import Archive
-from builder.elf import section
+from builder.elf import module_info
 from builder.errors import ComposeError
 from builder.rootfs.findings import Findings
 from builder.rootfs.merge import fill_parents, merged_path, node_of, package_origin
@@ -33,11 +33,33 @@ _GENERATED = Origin(kind="generated", name="depmod")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledModule:
+    """A module that this build compiled.
+
+    Attributes:
+        name: with underscores.
+        content: the file, signed where it is to be signed.
+        origin: the package of its source.
+    """
+
+    name: str
+    content: bytes
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KernelPackage:
-    """The linux-image package of a build: its archive and what it ships."""
+    """The linux-image package of a build, and the modules that are compiled for it.
+
+    Attributes:
+        archive: of the package.
+        entries: what it ships.
+        compiled: modules that no package ships; the allowlist names them like any other.
+    """
 
     archive: Archive
     entries: Sequence[Entry]
+    compiled: Sequence[CompiledModule] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +96,7 @@ class _Module:
     entry: Entry
     path: str
     info: Mapping[str, tuple[str, ...]]
+    origin: Origin
 
     @property
     def depends(self) -> tuple[str, ...]:
@@ -108,6 +131,20 @@ def kernel_image(entries: Iterable[Entry]) -> KernelImage:
     return KernelImage(release=found[0].path.removeprefix(prefix), image=bytes(found[0].content))
 
 
+def vermagic(entries: Iterable[Entry]) -> str:
+    """Return the text that every module for this kernel carries (kernel/module/main.c compares it).
+
+    Raises:
+        ComposeError: the package ships no module, or a damaged one.
+    """
+    for entry in entries:
+        if entry.kind is Kind.FILE and _module_name(entry.path):
+            for key, value in module_info(_decompress(entry.content, entry.path)):
+                if key == "vermagic":
+                    return value
+    raise ComposeError("the kernel's package ships no module, so nothing can be compiled for it")
+
+
 def install_modules(
     tree: Tree, kernel: KernelPackage, wanted: Sequence[str], *, tools: Tools, workdir: Path
 ) -> Modules:
@@ -125,18 +162,25 @@ def install_modules(
     release = kernel_image(kernel.entries).release
     folder = f"{_MODULES}/{release}"
     files = {merged_path(entry.path): entry for entry in kernel.entries if entry.kind is Kind.FILE}
+    shipped = package_origin(kernel.archive)
+    origins = {}
+    for module in kernel.compiled:
+        path = f"{folder}/updates/{module.name}.ko"
+        files[path] = Entry(
+            path=path, kind=Kind.FILE, mode=0o644, uid=0, gid=0, content=memoryview(module.content)
+        )
+        origins[path] = module.origin
     available = {
         name: path for path in files if path.startswith(f"{folder}/") and (name := _module_name(path))
     }
     builtin = _builtin(*(files.get(f"{folder}/{name}") for name in _DEPMOD_INPUTS[:2]))
     findings = Findings()
-    chosen = _close(wanted, files, available, builtin, findings)
+    chosen = _close(wanted, files, origins, shipped, available, builtin, findings)
     findings.raise_errors(f"kernel modules of {kernel.archive.name}")
     _check_compression(tree, chosen.values(), files.get(f"/boot/config-{release}"), findings)
     findings.raise_errors(f"kernel modules of {kernel.archive.name}")
-    origin = package_origin(kernel.archive)
-    for module in chosen.values():
-        tree.add(module.path, node_of(module.entry, origin))
+    for chosen_module in chosen.values():
+        tree.add(chosen_module.path, node_of(chosen_module.entry, chosen_module.origin))
     inputs = {name: files[path] for name in _DEPMOD_INPUTS if (path := f"{folder}/{name}") in files}
     index = _run_depmod(release, chosen.values(), inputs, tools=tools, workdir=workdir)
     check_index(index.get("modules.dep", b""), {m.path.removeprefix(f"{folder}/") for m in chosen.values()})
@@ -144,7 +188,7 @@ def install_modules(
         tree.add(f"{folder}/{name}", Node(kind=Kind.FILE, mode=0o644, origin=_GENERATED, content=content))
     for name in ("modules.builtin", "modules.order"):
         if name in inputs:
-            tree.add(f"{folder}/{name}", node_of(inputs[name], origin))
+            tree.add(f"{folder}/{name}", node_of(inputs[name], shipped))
     fill_parents(tree, {}, findings)
     firmware = {name for module in chosen.values() for name in module.info.get("firmware", ())}
     return Modules(names=tuple(sorted(chosen)), firmware=tuple(sorted(firmware)), notes=findings.notes)
@@ -172,6 +216,8 @@ def check_index(dependencies: bytes, present: set[str]) -> None:
 def _close(
     wanted: Sequence[str],
     files: Mapping[str, Entry],
+    origins: Mapping[str, Origin],
+    shipped: Origin,
     available: Mapping[str, str],
     builtin: frozenset[str],
     findings: Findings,
@@ -186,7 +232,7 @@ def _close(
         if path is None:
             _absent(name, cause, available, builtin, findings)
             continue
-        module = chosen[name] = _read(name, path, files[path])
+        module = chosen[name] = _read(name, path, files[path], origins.get(path, shipped))
         pending += [(other, name) for other in module.depends]
         pending += [(other, name) for other in module.soft if other in available]
         for other in module.soft + module.weak:
@@ -215,19 +261,14 @@ def _absent(
     )
 
 
-def _read(name: str, path: str, entry: Entry) -> _Module:
+def _read(name: str, path: str, entry: Entry, origin: Origin) -> _Module:
+    info: dict[str, tuple[str, ...]] = {}
     try:
-        raw = section(_decompress(entry.content, path), ".modinfo")
+        for key, value in module_info(_decompress(entry.content, path)):
+            info[key] = (*info.get(key, ()), value)
     except FormatError as error:
         raise ComposeError(f"{path}: not a kernel module: {error}") from error
-    if raw is None:
-        raise ComposeError(f"{path}: not a kernel module: it has no .modinfo section")
-    info: dict[str, tuple[str, ...]] = {}
-    for record in bytes(raw).split(b"\0"):
-        key, equals, value = record.decode("utf-8", "replace").partition("=")
-        if equals:
-            info[key] = (*info.get(key, ()), value)
-    return _Module(name=name, entry=entry, path=path, info=info)
+    return _Module(name=name, entry=entry, path=path, info=info, origin=origin)
 
 
 def _decompress(data: memoryview, path: str) -> bytes | memoryview:

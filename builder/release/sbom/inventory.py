@@ -46,7 +46,9 @@ def take_inventory(
         ImageError: a file came from a package that is not locked.
     """
     suite = recipe.distribution.suite
-    members = {name: lock.members(name) for name in (ROOT, INITRD, "kernel", "toolbox")}
+    sources = sorted(name for name in lock.sets if name.startswith("modules/"))
+    tools = ("toolbox", "compiler") if "compiler" in lock.sets else ("toolbox",)
+    members = {name: lock.members(name) for name in (ROOT, INITRD, "kernel", *sources, *tools)}
     refs = {archive.sha256: purl(archive, suite) for group in members.values() for archive in group}
     recipe_files = {recipe_ref(file.origin): file.origin for files in recipe.files.values() for file in files}
     origins = {
@@ -156,7 +158,7 @@ def _packages(
     inside: Mapping[str, set[str]],
     facts: Mapping[str, PackageFacts],
 ) -> Iterator[Package]:
-    tools = {archive.sha256 for archive in members["toolbox"]}
+    tools = {archive.sha256 for name in ("toolbox", "compiler") for archive in members.get(name, ())}
     for archive in {archive.sha256: archive for group in members.values() for archive in group}.values():
         known = facts.get(archive.sha256)
         source, source_version = _source(archive, known)
