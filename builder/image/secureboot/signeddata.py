@@ -24,14 +24,21 @@ def sha256_identifier() -> bytes:
     return der.sequence(der.object_identifier(_SHA256), der.null())
 
 
-def detached(content: bytes, signer: Signer) -> bytes:
+def detached(content: bytes, signer: Signer, *, certificate: bool = True) -> bytes:
     """Return SignedData over ``content``, which is not inside; signed directly, without attributes.
+
+    Args:
+        content: what is signed.
+        signer: signs with SHA-256.
+        certificate: carry the signer's; a verifier that has it already finds it by issuer and serial number.
 
     Raises:
         ImageError: the signer's key is not fit, or is not that of its certificate.
     """
     signer_info = _signer_info(signer, attributes=b"", signature=sign_checked(signer, content))
-    return _signed_data(der.sequence(der.object_identifier(DATA)), signer, signer_info)
+    return _signed_data(
+        der.sequence(der.object_identifier(DATA)), signer, signer_info, certificate=certificate
+    )
 
 
 def attached(content_type: str, content: bytes, signer: Signer) -> bytes:
@@ -61,12 +68,13 @@ def content_info(signed_data: bytes) -> bytes:
     return der.sequence(der.object_identifier(SIGNED_DATA), der.explicit(0, signed_data))
 
 
-def _signed_data(info: bytes, signer: Signer, signer_info: bytes) -> bytes:
+def _signed_data(info: bytes, signer: Signer, signer_info: bytes, *, certificate: bool = True) -> bytes:
+    encoded = signer.certificate.public_bytes(Encoding.DER)
     return der.sequence(
         der.integer(1),
         der.set_of(sha256_identifier()),
         info,
-        der.explicit(0, signer.certificate.public_bytes(Encoding.DER)),
+        der.explicit(0, encoded) if certificate else b"",
         der.set_of(signer_info),
     )
 
