@@ -9,6 +9,7 @@ from pathlib import Path
 
 from builder.artifacts import Lock
 from builder.atomic import temporary_folder
+from builder.compiled import compiled_modules
 from builder.disks import read_partition_table
 from builder.image.cpio import compress_initrd, write_cpio
 from builder.image.disk import assemble_disk, convert_qcow2, identify
@@ -30,7 +31,15 @@ from builder.release.publish import publish
 from builder.release.sbom.facts import PackageFacts, package_facts
 from builder.release.sbom.inventory import take_inventory
 from builder.release.sbom.write import write_sboms
-from builder.rootfs import KernelPackage, compose, kernel_image, summarise
+from builder.rootfs import (
+    CompiledModule,
+    KernelPackage,
+    compose,
+    kernel_image,
+    package_origin,
+    summarise,
+    vermagic,
+)
 from builder.store import Store
 from builder.toolbox import firmware, open_members, unpack_toolbox
 from builder.tools import Tools
@@ -99,7 +108,7 @@ def build(
         folder = work / "release"
         folder.mkdir()
         with reporter.phase("compose"):
-            kernel, facts = _kernel(lock, store)
+            kernel, facts = _kernel(recipe, lock, store, reporter)
             trees, notes, more = _compose(recipe, lock, kernel, store=store, tools=tools, work=work)
         with reporter.phase("root file system"):
             identity = root_identity(recipe.name, recipe.version)
@@ -129,6 +138,9 @@ def build(
             if qcow2:
                 published.append(convert_qcow2(disk, output=folder / "disk.qcow2", tools=tools))
             table = read_partition_table(disk)
+            for module in kernel.compiled:
+                published.append(folder / f"{module.name}.ko")
+                published[-1].write_bytes(module.content)
             (folder / "lock.json").write_bytes(dump_lock(lock))
             outputs = [output_of(path) for path in (*published, folder / "lock.json")]
         with reporter.phase("software bill of materials"):
@@ -170,11 +182,30 @@ def build(
     return Release(folder=out, document=document, notes=notes, throwaway_key=not keys)
 
 
-def _kernel(lock: Lock, store: Store) -> tuple[KernelPackage, PackageFacts]:
+def _kernel(
+    recipe: Recipe, lock: Lock, store: Store, reporter: Reporter
+) -> tuple[KernelPackage, PackageFacts]:
+    """Open the kernel's package, and compile what it lacks."""
     (archive,) = lock.members("kernel")
     (package,) = open_members((archive,), store, recipe=lock.recipe)
     entries = tuple(package.entries())
-    return KernelPackage(archive=archive, entries=entries), package_facts(archive, package.control, entries)
+    modules = []
+    if recipe.module_sources:
+        compiled = compiled_modules(
+            recipe,
+            lock,
+            release=kernel_image(entries).release,
+            vermagic=vermagic(entries),
+            store=store,
+            reporter=reporter,
+        )
+        for name, found in compiled.items():
+            origin = package_origin(lock.members(f"modules/{name}")[0])
+            modules += [
+                CompiledModule(name=module.name, content=module.content, origin=origin) for module in found
+            ]
+    kernel = KernelPackage(archive=archive, entries=entries, compiled=modules)
+    return kernel, package_facts(archive, package.control, entries)
 
 
 def _compose(

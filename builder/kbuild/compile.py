@@ -8,9 +8,8 @@ import io
 import json
 import lzma
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, cast
 
 from builder.errors import ArchiveError, ComposeError, ToolError
 from builder.kbuild.check import Module, check_module, read_symvers
@@ -23,6 +22,8 @@ from builder.tree import Kind
 COMPILED_KIND = "modules-1"
 MAX_SOURCE = 2 << 30
 _SYMVERS = "Module.symvers"
+#: No fuzz: a patch either means this very source, or fails.
+_PATCH = ("patch", "-p1", "--fuzz=0", "--no-backup-if-mismatch", "--input=/dev/stdin")
 
 
 def cache_key(recipe: Mapping[str, object], *, release: str, inputs: Sequence[str], tools: Tools) -> str:
@@ -84,10 +85,8 @@ def compile_modules(
         raise ComposeError(f"{source.path} has no folder {folder}")
     sandbox = Sandbox(tools=tools, work=work)
     for name, diff in patches:
-        # No fuzz: a patch either means this very source, or fails.
-        command = ["patch", "-p1", "--fuzz=0", "--no-backup-if-mismatch", "--input=/dev/stdin"]
         try:
-            sandbox.run(command, folder=folder, feed=diff)
+            sandbox.run(_PATCH, folder=folder, feed=diff)
         except ToolError as error:
             raise ToolError(
                 f"{name} does not apply to {source.path}\n{error}",
@@ -163,23 +162,20 @@ def unpack_source(source: Entry, target: Path) -> None:
 
 def _decompress(source: Entry) -> bytes:
     raw = io.BytesIO(bytes(source.content))
-    open_kind: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {".xz": _open_xz, ".gz": _open_gzip}
     try:
-        with open_kind.get(Path(source.path).suffix, lambda file: file)(raw) as opened:
-            data = opened.read(MAX_SOURCE + 1)
+        if source.path.endswith(".xz"):
+            with lzma.open(raw) as xz:
+                data = xz.read(MAX_SOURCE + 1)
+        elif source.path.endswith(".gz"):
+            with gzip.open(raw) as gz:
+                data = gz.read(MAX_SOURCE + 1)
+        else:
+            data = raw.read(MAX_SOURCE + 1)
     except (lzma.LZMAError, OSError, EOFError) as error:
         raise ArchiveError(f"{source.path}: damaged or truncated: {error}") from error
     if len(data) > MAX_SOURCE:
         raise ArchiveError(f"{source.path}: more than {MAX_SOURCE} bytes of source")
     return data
-
-
-def _open_xz(raw: IO[bytes]) -> IO[bytes]:
-    return lzma.open(raw)
-
-
-def _open_gzip(raw: IO[bytes]) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(raw))
 
 
 def _fill(word: str, release: str) -> str:
