@@ -242,7 +242,7 @@ def _pinned(
             found[package] = apt.archive(package, candidate)
             continue
         raise LockError(
-            f"{name}: {pockets} has no {package} {version or ''} (it has {shown})",
+            f"{name}: no {package} {version or 'at all'} in {pockets} (there is {shown})",
             hint="change its version in the recipe",
         )
     return found
