@@ -42,7 +42,8 @@ boot: $(STAMP) ## boot dist/RECIPE in QEMU with a software TPM and verify it
 
 test: $(STAMP) ## run every test, real boots included
 	@$(MAKE) --no-print-directory host MORE_PACKAGES="$(TEST_PACKAGES)"
-	@$(VENV)/bin/goldsmith fetch base || echo "without the locked archives, the tests that need them will say so"
+	@for recipe in base gpu-cc; do $(VENV)/bin/goldsmith fetch $$recipe || \
+	    echo "without the locked archives, the tests that need them will say so"; done
 	@$(PYTHON) -m pytest
 
 lint: $(STAMP) ## ruff, mypy --strict, import contracts
