@@ -62,7 +62,7 @@ def load_certificates(pem: str) -> tuple[x509.Certificate, ...]:
         raise LimitError(f"certificates: {len(pem)} characters of PEM; at most {MAX_ROOTS * MAX_PEM_BYTES}")
     try:
         certificates = tuple(x509.load_pem_x509_certificates(pem.encode()))
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
         raise FormatError("certificates: not PEM (-----BEGIN CERTIFICATE-----)") from None
     if len(certificates) > MAX_ROOTS:
         raise LimitError(f"certificates: {len(certificates)}; at most {MAX_ROOTS}")

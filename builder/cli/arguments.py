@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from datetime import datetime
 from typing import NoReturn
 
 from builder.errors import UsageError
@@ -17,3 +18,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise UsageError."""
         raise UsageError(message, hint=f"{self.prog} --help")
+
+
+def timestamp(text: str) -> datetime:
+    """Read a time of RFC 3339, which has a time zone."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write 2026-12-31T23:59:59Z") from None
+    if time.utcoffset() is None:
+        raise argparse.ArgumentTypeError(f"{text!r} has no time zone; write 2026-12-31T23:59:59Z")
+    return time

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.cli import console
-from builder.cli.arguments import Parser
+from builder.cli.arguments import Parser, timestamp
 from builder.cli.files import parse_file, public_keys, read_prefix
 from builder.errors import BuilderError, UsageError
 from measurements import attestation_key
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--shape", metavar="NAME", help="the launch shape; otherwise the one that fits")
     add("--unpin", metavar="KIND", type=Stability, action="append", default=[], choices=sorted(ALL_PINNED),
         help=f"leave out registers of a kind ({', '.join(sorted(ALL_PINNED))}); may be repeated")  # fmt: skip
-    add("--at", metavar="TIME", type=_time, help="verify as of this time (RFC 3339); otherwise now")
+    add("--at", metavar="TIME", type=timestamp, help="verify as of this time (RFC 3339); otherwise now")
     add("--json", action="store_true", help="print a JSON object")
     return parser
 
@@ -131,16 +131,6 @@ def _nonce(text: str) -> ExpectedNonce:
         raise argparse.ArgumentTypeError(f"{text!r} is not hexadecimal") from None
     except MeasurementError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _time(text: str) -> datetime:
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time; write 2026-12-31T23:59:59Z") from None
-    if time.utcoffset() is None:
-        raise argparse.ArgumentTypeError(f"{text!r} has no time zone; write 2026-12-31T23:59:59Z")
-    return time
 
 
 def _count(minimum: int) -> Callable[[str], int]:
