@@ -89,8 +89,11 @@ def extend(digest: bytes, regions: Iterable[Region]) -> bytes:
                 ).digest()
             continue
         data = memoryview(region.data)
+        previous, contents = b"", b""
         for offset in range(0, region.size, PAGE_SIZE):
-            contents = sha384(data[offset : offset + PAGE_SIZE]).digest()
+            page = data[offset : offset + PAGE_SIZE].tobytes()
+            if page != previous:  # firmware is padded with hundreds of equal pages
+                previous, contents = page, sha384(page).digest()
             digest = sha384(digest + contents + tail + (address + offset).to_bytes(8, "little")).digest()
     return digest
 
