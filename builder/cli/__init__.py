@@ -28,6 +28,7 @@ VERBS = {
     "sign": "sign a golden document, or add a signature",
     "calibrate": "learn a firmware's profile by booting it alone",
     "why": "say which package or recipe file a path of the image comes from",
+    "snp": "sign SEV-SNP ID blocks, print and verify attestation reports",
     "schema": "write the JSON Schema of recipes",
 }
 
@@ -35,6 +36,10 @@ VERBS = {
 SUB_VERBS = {
     ("predict", "snp"): "predict_snp",
     ("predict", "tdx"): "predict_tdx",
+    ("predict", "igvm"): "predict_igvm",
+    ("snp", "id-block"): "snp_id_block",
+    ("snp", "report"): "snp_report",
+    ("snp", "verify"): "snp_verify",
 }
 
 _INTERRUPTED = 130

@@ -96,12 +96,13 @@ def report_data_of(nonce: bytes) -> bytes:
     return nonce.ljust(REPORT_DATA_SIZE, b"\0")
 
 
-def verify(report: bytes, given: Sequence[x509.Certificate], expected: Expectations) -> Verdict:
+def verify(report: bytes, given: Sequence[bytes], expected: Expectations) -> Verdict:
     """Verify a report of 1184 bytes with the certificates that came with it.
 
     Args:
         report: as the firmware wrote it.
-        given: the VCEK's or VLEK's certificate; AMD's own may be among them and are not trusted for it.
+        given: files with the VCEK's or VLEK's certificate (PEM, DER, or the table beside an extended report). AMD's
+            own may be among them and are not trusted for it.
         expected: what the report must say.
 
     Returns:
@@ -160,14 +161,15 @@ class _Run:
         self.checks.append(Check(number=len(self.checks) + 1, name=name, status=status, detail=detail))
 
 
-def _chain(given: Sequence[x509.Certificate], expected: Expectations) -> Endorsement:
-    keys_of_platforms = [item for item in given if certificates.is_endorsement(item)]
-    if len(keys_of_platforms) != 1:
+def _chain(given: Sequence[bytes], expected: Expectations) -> Endorsement:
+    found = [item for data in given for item in certificates.load(data)]
+    leaves = [item for item in found if certificates.is_endorsement(item)]
+    if len(leaves) != 1:
         raise VerificationError(
-            f"{len(keys_of_platforms)} certificates of a VCEK or VLEK among {len(given)}; expected one"
+            f"{len(leaves)} certificates of a VCEK or VLEK among {len(found)}; expected one"
         )
-    endorsed = certificates.endorsement(keys_of_platforms[0])
-    others = [item for item in given if item is not keys_of_platforms[0]]
+    endorsed = certificates.endorsement(leaves[0])
+    others = [item for item in found if item is not leaves[0]]
     certificates.verify(endorsed, others, expected.now, expected.trusted)
     return endorsed
 
