@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 from measurements.errors import FormatError, LimitError, MeasurementError
 from measurements.events import (
-    Digest,
-    Event,
-    EventType,
     HashAlgorithm,
     RegisterPrediction,
-    Sequence,
-    Stability,
-    event_type_name,
 )
 from measurements.golden import model
 from measurements.golden.model import Calculator, GoldenDocument, ImageIdentity, Inputs, Output, Validity
+from measurements.golden.registers import choice, read_ids, read_table
 from measurements.golden.write import to_value
 from measurements.prediction import BootPath, FirmwareIdentity, LaunchShape, Prediction
-from measurements.strictjson import Fields, decode_hex, loads
+from measurements.strictjson import Fields, loads
 
 _WHAT = "golden document"
-_EVENT_TYPES = {event_type_name(item): item for item in EventType}
-_IDENTIFIER = re.compile(r"(?:0|[1-9][0-9]?)\.[1-9][0-9]{0,4}")
-
-_Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 def parse(data: bytes) -> GoldenDocument:
@@ -73,7 +62,7 @@ def _document(value: Any) -> GoldenDocument:
             f"{_WHAT}: format_version {version}; this program reads {model.FORMAT_VERSION}: update goldsmith"
         )
     banks = _banks(fields)
-    registers = _registers(fields, banks)
+    registers = read_table(fields, banks, last_index=model.MAX_REGISTER_INDEX, min_items=1)
     document = GoldenDocument(
         image=_image(fields.fields("image")),
         source_date_epoch=fields.integer("source_date_epoch"),
@@ -140,14 +129,7 @@ def _calculator(fields: Fields) -> Calculator:
 
 def _banks(fields: Fields) -> tuple[HashAlgorithm, ...]:
     names = fields.array("banks", max_items=len(HashAlgorithm), min_items=1)
-    return tuple(_choice(HashAlgorithm, name, f"{_WHAT}: banks") for name in names)
-
-
-def _choice(kind: type[_Choice], value: Any, where: str) -> _Choice:
-    for item in kind:
-        if value == item.value:
-            return item
-    raise FormatError(f"{where}: {str(value)[:40]!r}; expected one of {[item.value for item in kind]}")
+    return tuple(choice(HashAlgorithm, name, f"{_WHAT}: banks") for name in names)
 
 
 def _predictions(fields: Fields, registers: dict[str, RegisterPrediction]) -> tuple[Prediction, ...]:
@@ -172,7 +154,7 @@ def _prediction(platform: str, fields: Fields, registers: dict[str, RegisterPred
             sha256=firmware.hex("sha256", size=32).hex(),
             sha384=firmware.hex("sha384", size=48).hex(),
         ),
-        boot=_choice(BootPath, fields.raw("boot"), f"{fields.where}: boot"),
+        boot=choice(BootPath, fields.raw("boot"), f"{fields.where}: boot"),
         machine=fields.text("machine", max_length=model.MAX_NAME, pattern=model.NAME),
         memory_mib=fields.integer("memory_mib", minimum=1),
         vcpus=fields.integer("vcpus", minimum=1),
@@ -182,97 +164,6 @@ def _prediction(platform: str, fields: Fields, registers: dict[str, RegisterPred
     name = fields.text("name", max_length=1024)
     if name != shape.name:
         raise FormatError(f"{fields.where}: name is {name[:120]!r}; its own fields make it {shape.name!r}")
-    chosen = []
-    for identifier in fields.array("registers", max_items=model.MAX_REGISTER_INDEX + 1, min_items=1):
-        if not isinstance(identifier, str) or identifier not in registers:
-            raise FormatError(f"{fields.where}: register {str(identifier)[:40]!r} is not in 'registers'")
-        chosen.append(registers[identifier])
+    chosen = read_ids(fields, registers, max_items=model.MAX_REGISTER_INDEX + 1)
     fields.end()
-    return Prediction(shape=shape, registers=tuple(chosen))
-
-
-def _registers(fields: Fields, banks: tuple[HashAlgorithm, ...]) -> dict[str, RegisterPrediction]:
-    registers: dict[str, RegisterPrediction] = {}
-    folds = 0
-    for item in fields.array("registers", max_items=model.MAX_REGISTERS, min_items=1):
-        entry = Fields(item, f"{_WHAT}: registers")
-        identifier = entry.text("id", max_length=8, pattern=_IDENTIFIER)
-        if identifier in registers:
-            raise FormatError(f"{_WHAT}: registers: id {identifier} appears twice")
-        entry.where = f"{_WHAT}: register {identifier}"
-        register = registers[identifier] = _register(entry, banks)
-        folds += sum(len(sequence.events) for sequence in (*register.alternatives, *register.phases))
-        if folds > model.MAX_FOLDS:
-            raise LimitError(f"{_WHAT}: more than {model.MAX_FOLDS} events to fold")
-    return registers
-
-
-def _register(fields: Fields, banks: tuple[HashAlgorithm, ...]) -> RegisterPrediction:
-    index = fields.integer("index", maximum=model.MAX_REGISTER_INDEX)
-    events = [
-        _event(Fields(item, f"{fields.where}: events[{position}]"), index, banks)
-        for position, item in enumerate(fields.array("events", max_items=model.MAX_EVENTS))
-    ]
-    register = RegisterPrediction(
-        index=index,
-        stability=_choice(Stability, fields.raw("stability"), f"{fields.where}: stability"),
-        alternatives=_sequences(fields, "alternatives", events, banks),
-        reason=fields.optional_text("reason", max_length=model.MAX_TEXT),
-        phases=_sequences(fields, "phases", events, banks),
-    )
-    fields.end()
-    return register
-
-
-def _sequences(
-    fields: Fields, name: str, events: list[Event], banks: tuple[HashAlgorithm, ...]
-) -> tuple[Sequence, ...]:
-    result = []
-    for item in fields.array(name, max_items=model.MAX_SEQUENCES):
-        entry = Fields(item, f"{fields.where}: {name}")
-        label = entry.text("label", max_length=model.MAX_TEXT)
-        positions = entry.array("events", max_items=model.MAX_EVENTS)
-        for position in positions:
-            if isinstance(position, bool) or not isinstance(position, int) or not 0 <= position < len(events):
-                raise FormatError(
-                    f"{entry.where}: {label!r} names event {str(position)[:20]!r}, which is not there"
-                )
-        sequence = Sequence(label=label, events=tuple(events[position] for position in positions))
-        for bank, stated in _digests(entry, "values", banks).items():
-            folded = sequence.value(bank)
-            if folded != stated:
-                raise FormatError(
-                    f"{entry.where}: {label!r} states {bank} {stated.hex()}; "
-                    f"its events fold to {folded.hex()}"
-                )
-        entry.end()
-        result.append(sequence)
-    return tuple(result)
-
-
-def _digests(fields: Fields, name: str, banks: tuple[HashAlgorithm, ...]) -> dict[HashAlgorithm, Digest]:
-    entry = fields.fields(name)
-    result = {
-        bank: Digest(
-            bank, decode_hex(entry.raw(bank.value), where=f"{entry.where}: {bank.value}", size=bank.size)
-        )
-        for bank in banks
-    }
-    entry.end()
-    return result
-
-
-def _event(fields: Fields, register: int, banks: tuple[HashAlgorithm, ...]) -> Event:
-    name = fields.optional_text("type", max_length=model.MAX_NAME)
-    if name is not None and name not in _EVENT_TYPES:
-        raise FormatError(f"{fields.where}: event type {name!r} is not in the TCG table")
-    event = Event(
-        register=register,
-        type=None if name is None else _EVENT_TYPES[name],
-        digests=_digests(fields, "digests", banks),
-        description=fields.text("description", max_length=model.MAX_TEXT),
-        cause=fields.text("cause", max_length=model.MAX_TEXT),
-        data=None if fields.raw("data") is None else fields.hex("data", max_size=model.MAX_EVENT_DATA),
-    )
-    fields.end()
-    return event
+    return Prediction(shape=shape, registers=chosen)

@@ -7,8 +7,8 @@ from typing import Any
 
 import rfc8785
 
-from measurements.events import Event, HashAlgorithm, RegisterPrediction, Sequence, event_type_name
 from measurements.golden.model import FORMAT, FORMAT_VERSION, GoldenDocument, format_time
+from measurements.golden.registers import Table, identifier, write_table
 from measurements.prediction import Prediction, shape_to_json
 
 
@@ -30,7 +30,7 @@ def to_value(document: GoldenDocument) -> dict[str, Any]:
     of events are lists of positions.
     """
     banks = document.banks
-    table: dict[int, list[RegisterPrediction]] = {}
+    table: Table = {}
     platforms: dict[str, list[Any]] = {}
     for prediction in document.predictions:
         platforms.setdefault(prediction.shape.platform, []).append(_shape(prediction, table))
@@ -54,68 +54,15 @@ def to_value(document: GoldenDocument) -> dict[str, Any]:
         "calculator": {"name": document.calculator.name, "version": document.calculator.version},
         "banks": [bank.value for bank in banks],
         "platforms": [{"name": name, "shapes": shapes} for name, shapes in platforms.items()],
-        "registers": [
-            _register(f"{index}.{number}", register, banks)
-            for index in sorted(table)
-            for number, register in enumerate(table[index], 1)
-        ],
+        "registers": write_table(table, banks),
     }
 
 
-def _shape(prediction: Prediction, table: dict[int, list[RegisterPrediction]]) -> dict[str, Any]:
+def _shape(prediction: Prediction, table: Table) -> dict[str, Any]:
     shape = shape_to_json(prediction.shape)
     del shape["platform"]  # the group that the shape stands in has it
     return shape | {
-        "registers": [_identifier(register, table) for register in prediction.registers],
-    }
-
-
-def _identifier(register: RegisterPrediction, table: dict[int, list[RegisterPrediction]]) -> str:
-    known = table.setdefault(register.index, [])
-    if register not in known:
-        known.append(register)
-    return f"{register.index}.{known.index(register) + 1}"
-
-
-def _register(
-    identifier: str, register: RegisterPrediction, banks: tuple[HashAlgorithm, ...]
-) -> dict[str, Any]:
-    events: dict[tuple[object, ...], Event] = {}
-    return {
-        "id": identifier,
-        "index": register.index,
-        "stability": register.stability.value,
-        "reason": register.reason,
-        "alternatives": [_sequence(sequence, events, banks) for sequence in register.alternatives],
-        "phases": [_sequence(sequence, events, banks) for sequence in register.phases],
-        "events": [_event(event, banks) for event in events.values()],
-    }
-
-
-def _sequence(
-    sequence: Sequence, events: dict[tuple[object, ...], Event], banks: tuple[HashAlgorithm, ...]
-) -> dict[str, Any]:
-    for event in sequence.events:
-        events.setdefault(_identity(event), event)
-    position = {identity: number for number, identity in enumerate(events)}
-    return {
-        "label": sequence.label,
-        "values": {bank.value: sequence.value(bank).hex() for bank in banks},
-        "events": [position[_identity(event)] for event in sequence.events],
-    }
-
-
-def _identity(event: Event) -> tuple[object, ...]:
-    return (event.type, event.description, event.cause, event.data, tuple(sorted(event.digests.items())))
-
-
-def _event(event: Event, banks: tuple[HashAlgorithm, ...]) -> dict[str, Any]:
-    return {
-        "type": None if event.type is None else event_type_name(event.type),
-        "description": event.description,
-        "cause": event.cause,
-        "digests": {bank.value: event.digest(bank).hex() for bank in banks},
-        "data": None if event.data is None else event.data.hex(),
+        "registers": [identifier(register, table) for register in prediction.registers],
     }
 
 
