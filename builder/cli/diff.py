@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     if given.json:
         console.emit_json(_object(differences))
     else:
-        _print(differences, shapes=len(new.predictions))
+        _print(differences, shapes=len(new.predictions) + len(new.sev_snp) + len(new.tdx))
     return 1 if given.exit_code and differences else 0
 
 
@@ -72,7 +72,7 @@ def _object(differences: tuple[Difference, ...]) -> dict[str, object]:
         "moved": [
             {
                 "cause": move.cause,
-                "registers": {str(index): list(shapes) for index, shapes in move.registers.items()},
+                "registers": {name: list(shapes) for name, shapes in move.registers.items()},
             }
             for move in golden.moves(differences)
         ],
@@ -87,27 +87,27 @@ def _print(differences: tuple[Difference, ...], *, shapes: int) -> None:
     rows = [
         [
             move.cause,
-            str(index),
+            register,
             "all" if len(names) == shapes else "\n".join(names),
-            "\n".join(_once(differences, move.cause, index)),
+            "\n".join(_once(differences, move.cause, register)),
         ]
         for move in golden.moves(differences)
-        for index, names in move.registers.items()
+        for register, names in move.registers.items()
     ]
     if rows:
-        console.table("what moved the registers", ["input", "PCR", "launch shapes", "event"], rows)
+        console.table("what moved the registers", ["input", "register", "launch shapes", "event"], rows)
         console.out("")
     for difference in differences:
         if difference.cause is None:
             console.out(str(difference))
 
 
-def _once(differences: tuple[Difference, ...], cause: str, index: int) -> list[str]:
-    """Return the events of one input in one register, each once however many launch shapes have it."""
+def _once(differences: tuple[Difference, ...], cause: str, register: str) -> list[str]:
+    """Return the events of one input in one register, each once, however many launch shapes have it."""
     return list(
         dict.fromkeys(
             difference.what.removeprefix("event ")
             for difference in differences
-            if (difference.cause, difference.register) == (cause, index)
+            if (difference.cause, difference.register) == (cause, register)
         )
     )

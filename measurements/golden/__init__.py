@@ -22,6 +22,8 @@ from measurements.golden.model import (
     Validity,
 )
 from measurements.golden.read import parse, parse_value
+from measurements.golden.sev_snp import SevSnpReference, sev_snp_reference
+from measurements.golden.tdx import TdxReference, tdx_reference
 from measurements.golden.write import to_canonical, to_pretty, to_value
 
 __all__ = [
@@ -34,6 +36,8 @@ __all__ = [
     "Inputs",
     "Move",
     "Output",
+    "SevSnpReference",
+    "TdxReference",
     "Validity",
     "compare",
     "document_from",
@@ -41,6 +45,8 @@ __all__ = [
     "moves",
     "parse",
     "parse_value",
+    "sev_snp_reference",
+    "tdx_reference",
     "to_canonical",
     "to_pretty",
     "to_value",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from measurements.errors import FormatError
 from measurements.events import Event, RegisterPrediction, Sequence
@@ -16,6 +17,8 @@ from measurements.golden.model import (
     Validity,
 )
 from measurements.golden.read import parse
+from measurements.golden.sev_snp import SevSnpReference
+from measurements.golden.tdx import TdxReference
 from measurements.golden.write import to_canonical
 from measurements.prediction import Prediction
 
@@ -29,6 +32,8 @@ def document_from(
     outputs: Iterable[Output],
     calculator: Calculator,
     predictions: Iterable[Prediction],
+    sev_snp: Iterable[SevSnpReference] = (),
+    tdx: Iterable[TdxReference] = (),
 ) -> GoldenDocument:
     """Assemble a document: sort the outputs, group the shapes by platform, drop event data over the limit.
 
@@ -50,6 +55,8 @@ def document_from(
         outputs=tuple(sorted(outputs, key=lambda output: output.name)),
         calculator=calculator,
         predictions=tuple(_without_large_data(prediction) for prediction in shapes),
+        sev_snp=tuple(sev_snp),
+        tdx=tuple(_without_large_data_tdx(reference) for reference in tdx),
     )
     if parse(to_canonical(document)) != document:
         raise FormatError(
@@ -59,29 +66,24 @@ def document_from(
 
 
 def _without_large_data(prediction: Prediction) -> Prediction:
-    def event(value: Event) -> Event:
-        if value.data is None or len(value.data) <= MAX_EVENT_DATA:
-            return value
-        return Event(
-            register=value.register,
-            type=value.type,
-            digests=value.digests,
-            description=value.description,
-            cause=value.cause,
-        )
+    return replace(prediction, registers=tuple(map(_register, prediction.registers)))
 
-    def sequence(value: Sequence) -> Sequence:
-        return Sequence(label=value.label, events=tuple(event(item) for item in value.events))
 
-    def register(value: RegisterPrediction) -> RegisterPrediction:
-        return RegisterPrediction(
-            index=value.index,
-            stability=value.stability,
-            alternatives=tuple(sequence(item) for item in value.alternatives),
-            reason=value.reason,
-            phases=tuple(sequence(item) for item in value.phases),
-        )
+def _without_large_data_tdx(reference: TdxReference) -> TdxReference:
+    return replace(reference, registers=tuple(map(_register, reference.registers)))
 
-    return Prediction(
-        shape=prediction.shape, registers=tuple(register(item) for item in prediction.registers)
+
+def _register(register: RegisterPrediction) -> RegisterPrediction:
+    return replace(
+        register,
+        alternatives=tuple(map(_sequence, register.alternatives)),
+        phases=tuple(map(_sequence, register.phases)),
     )
+
+
+def _sequence(sequence: Sequence) -> Sequence:
+    return replace(sequence, events=tuple(map(_event, sequence.events)))
+
+
+def _event(event: Event) -> Event:
+    return event if event.data is None or len(event.data) <= MAX_EVENT_DATA else replace(event, data=None)

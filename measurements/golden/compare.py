@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
-from measurements.events import Event, HashAlgorithm, RegisterPrediction, Sequence
+from measurements.events import Digest, Event, HashAlgorithm, RegisterPrediction, Sequence
 from measurements.golden.model import GoldenDocument, format_time
+from measurements.golden.sev_snp import SevSnpReference, Step
+from measurements.golden.tdx import TdxReference
 from measurements.prediction import Prediction
+from measurements.tdx.mrtd import PageOrder
 
 #: After this many differing events in one register the rest adds nothing.
 MAX_EVENT_DIFFERENCES = 4
@@ -25,7 +28,7 @@ class Difference:
         old: the value in the first document (hex or text); ``None`` where it has none.
         new: likewise in the second.
         shape: name of the launch shape, for what belongs to one.
-        register: index of the PCR, for what belongs to one.
+        register: "PCR 11", "launch digest", "MRTD" or "RTMR1", for what belongs to one.
     """
 
     where: str
@@ -34,7 +37,7 @@ class Difference:
     old: str | None
     new: str | None
     shape: str | None = None
-    register: int | None = None
+    register: str | None = None
 
     def __str__(self) -> str:
         because = "" if self.cause is None else f", because of {self.cause}"
@@ -47,22 +50,22 @@ class Move:
 
     Attributes:
         cause: the input, in the events' words ("uki .cmdline").
-        registers: index of each PCR that it moved -> names of the launch shapes in which it did, in the
-            documents' order.
+        registers: each register that it moved -> names of the launch shapes in which it did, in the documents'
+            order.
     """
 
     cause: str
-    registers: Mapping[int, tuple[str, ...]]
+    registers: Mapping[str, tuple[str, ...]]
 
 
 def moves(differences: Iterable[Difference]) -> tuple[Move, ...]:
     """Turn differences around: from each guilty input to the registers that it moved, in order of appearance."""
-    found: dict[str, dict[int, dict[str, None]]] = {}
+    found: dict[str, dict[str, dict[str, None]]] = {}
     for each in differences:
         if each.cause is not None and each.register is not None and each.shape is not None:
             found.setdefault(each.cause, {}).setdefault(each.register, {})[each.shape] = None
     return tuple(
-        Move(cause=cause, registers={index: tuple(registers[index]) for index in sorted(registers)})
+        Move(cause=cause, registers={name: tuple(shapes) for name, shapes in registers.items()})
         for cause, registers in found.items()
     )
 
@@ -72,7 +75,7 @@ def compare(old: GoldenDocument, new: GoldenDocument) -> tuple[Difference, ...]:
 
     Returns an empty tuple exactly when the documents are equal.
     """
-    return (*_fields(old, new), *_outputs(old, new), *_shapes(old, new))
+    return (*_fields(old, new), *_outputs(old, new), *_shapes(old, new), *_confidential(old, new))
 
 
 def _fields(old: GoldenDocument, new: GoldenDocument) -> Iterator[Difference]:
@@ -153,11 +156,11 @@ def _prediction(name: str, old: Prediction, new: Prediction) -> Iterator[Differe
                 cause=None,
                 old=None if first_register is None else "present",
                 new=None if second_register is None else "present",
-                register=index,
+                register=f"PCR {index}",
             )
         elif first_register != second_register:
             for difference in _register(where, first_register, second_register):
-                yield replace(difference, register=index)
+                yield replace(difference, register=f"PCR {index}")
 
 
 def _register(where: str, old: RegisterPrediction, new: RegisterPrediction) -> Iterator[Difference]:
@@ -199,6 +202,93 @@ def _register(where: str, old: RegisterPrediction, new: RegisterPrediction) -> I
                 old=", ".join(first_by_label),
                 new=", ".join(second_by_label),
             )
+
+
+def _confidential(old: GoldenDocument, new: GoldenDocument) -> Iterator[Difference]:
+    before, after = _named(old), _named(new)
+    for name in dict.fromkeys([*before, *after]):
+        first, second = before.get(name), after.get(name)
+        if isinstance(first, SevSnpReference) and isinstance(second, SevSnpReference):
+            found = _sev_snp(name, first, second)
+        elif isinstance(first, TdxReference) and isinstance(second, TdxReference):
+            found = _tdx(name, first, second)
+        else:
+            found = iter(
+                (
+                    Difference(
+                        where=name,
+                        what="launch shape",
+                        cause=None,
+                        old=None if first is None else "present",
+                        new=None if second is None else "present",
+                    ),
+                )
+            )
+        for difference in found:
+            yield replace(difference, shape=name)
+    if list(before) != list(after) and set(before) == set(after):
+        yield Difference(where="document", what="order of launch shapes", cause=None, old=" ".join(before),
+                         new=" ".join(after))  # fmt: skip
+
+
+def _named(document: GoldenDocument) -> dict[str, SevSnpReference | TdxReference]:
+    named: dict[str, SevSnpReference | TdxReference] = {each.name: each for each in document.sev_snp}
+    return named | {each.name: each for each in document.tdx}
+
+
+def _sev_snp(name: str, old: SevSnpReference, new: SevSnpReference) -> Iterator[Difference]:
+    where, register = f"{name}: launch digest", "launch digest"
+    if (old.firmware, old.loaded) != (new.firmware, new.loaded):
+        yield Difference(where=where, what="digest after the firmware", cause="firmware", register=register,
+                         old=old.loaded.hex(), new=new.loaded.hex())  # fmt: skip
+    for what, first_value, second_value in (
+        ("vmm", old.vmm.value, new.vmm.value),
+        ("CPU signature", str(old.signature), str(new.signature)),
+    ):
+        if first_value != second_value:
+            yield Difference(where=where, what=what, cause=None, old=first_value, new=second_value)
+    for position in range(max(len(old.steps), len(new.steps))):
+        first = old.steps[position] if position < len(old.steps) else None
+        second = new.steps[position] if position < len(new.steps) else None
+        if first != second:
+            known = second or first
+            assert known is not None
+            yield Difference(where=where, what=f"pages at 0x{known.address:x}", cause=known.cause, register=register,
+                             old=_step(first), new=_step(second))  # fmt: skip
+
+
+def _step(step: Step | None) -> str | None:
+    if step is None:
+        return None
+    contents = "" if step.contents is None else f" {step.contents.hex()}"
+    return f"{step.times} times {step.pages} {step.type.name.lower()} at 0x{step.address:x}{contents}"
+
+
+def _tdx(name: str, old: TdxReference, new: TdxReference) -> Iterator[Difference]:
+    if old.firmware != new.firmware:
+        yield Difference(where=name, what="firmware sha384", cause=None, old=old.firmware.sha384,
+                         new=new.firmware.sha384)  # fmt: skip
+    for what, first_text, second_text in (
+        ("vmm", old.vmm.value, new.vmm.value),
+        ("machine", old.machine, new.machine),
+    ):
+        if first_text != second_text:
+            yield Difference(where=name, what=what, cause=None, old=first_text, new=second_text)
+    for order in PageOrder:
+        if old.mrtd[order] != new.mrtd[order]:
+            yield Difference(where=f"{name}: MRTD", what=order.value, cause="firmware", register="MRTD",
+                             old=old.mrtd[order].hex(), new=new.mrtd[order].hex())  # fmt: skip
+    if old.td_hob != new.td_hob:
+        yield Difference(where=name, what="TD HOB", cause=None, old=_hex(old.td_hob), new=_hex(new.td_hob))
+    for first, second in zip(old.registers, new.registers, strict=True):
+        if first != second:
+            register = f"RTMR{first.index}"
+            for difference in _register(f"{name}: {register}", first, second):
+                yield replace(difference, register=register)
+
+
+def _hex(digest: Digest | None) -> str | None:
+    return None if digest is None else digest.hex()
 
 
 def _some_value(sequence: Sequence | None) -> str | None:

@@ -7,10 +7,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from measurements.errors import FormatError, LimitError
 from measurements.events import Event, HashAlgorithm
 from measurements.prediction import Prediction
+
+if TYPE_CHECKING:  # they are read and written with the limits of this module
+    from measurements.golden.sev_snp import SevSnpReference
+    from measurements.golden.tdx import TdxReference
 
 #: First name of the document; another major version is another format.
 FORMAT = "goldsmith-golden"
@@ -20,6 +25,8 @@ FORMAT_VERSION = 1
 MAX_DOCUMENT_BYTES = 8 * 1024 * 1024
 MAX_OUTPUTS = 64
 MAX_SHAPES = 256
+#: SEV-SNP launches, and trust domains, each.
+MAX_CONFIDENTIAL = 1024
 MAX_REGISTERS = MAX_SHAPES * 16
 MAX_SEQUENCES = 32
 MAX_EVENTS = 1024
@@ -142,7 +149,9 @@ class GoldenDocument:
         inputs: digests of recipe and lock.
         outputs: the files of the release, ascending by name.
         calculator: name and version.
-        predictions: one per launch shape, grouped by platform, in the order of the recipe.
+        predictions: what a TPM holds, one per launch shape, grouped by platform, in the order of the recipe.
+        sev_snp: what SEV-SNP launches measure, in the order of the recipe.
+        tdx: what trust domains measure, in the order of the recipe.
     """
 
     image: ImageIdentity
@@ -152,6 +161,8 @@ class GoldenDocument:
     outputs: tuple[Output, ...]
     calculator: Calculator
     predictions: tuple[Prediction, ...]
+    sev_snp: tuple[SevSnpReference, ...] = ()
+    tdx: tuple[TdxReference, ...] = ()
 
     def __post_init__(self) -> None:
         _check(self)
@@ -219,8 +230,12 @@ def _check(document: GoldenDocument) -> None:
     if len(list(groupby(platforms))) != len(set(platforms)):
         raise FormatError(f"launch shapes: platforms {platforms}; expected those of one platform together")
     shapes = [prediction.shape.name for prediction in document.predictions]
-    if len(set(shapes)) != len(shapes):
-        raise FormatError(f"launch shapes: two share one name among {shapes}")
+    confidential = [*(each.name for each in document.sev_snp), *(each.name for each in document.tdx)]
+    for what, count in (("sev_snp", len(document.sev_snp)), ("tdx", len(document.tdx))):
+        if count > MAX_CONFIDENTIAL:
+            raise LimitError(f"{what}: {count} launches; at most {MAX_CONFIDENTIAL}")
+    if len({*shapes, *confidential}) != len(shapes) + len(confidential):
+        raise FormatError(f"launch shapes: two share one name among {sorted([*shapes, *confidential])}")
     banks_of(document.predictions)
     for prediction in document.predictions:
         _check_prediction(prediction)

@@ -9,11 +9,12 @@ from measurements.events import (
     HashAlgorithm,
     RegisterPrediction,
 )
-from measurements.golden import model
+from measurements.golden import model, sev_snp, tdx
+from measurements.golden.identity import read_firmware
 from measurements.golden.model import Calculator, GoldenDocument, ImageIdentity, Inputs, Output, Validity
 from measurements.golden.registers import choice, read_ids, read_table
 from measurements.golden.write import to_value
-from measurements.prediction import BootPath, FirmwareIdentity, LaunchShape, Prediction
+from measurements.prediction import BootPath, LaunchShape, Prediction
 from measurements.strictjson import Fields, loads
 
 _WHAT = "golden document"
@@ -74,6 +75,8 @@ def _document(value: Any) -> GoldenDocument:
         ),
         calculator=_calculator(fields.fields("calculator")),
         predictions=_predictions(fields, registers),
+        sev_snp=sev_snp.read_all(fields),
+        tdx=tdx.read_all(fields),
     )
     fields.end()
     return document
@@ -146,21 +149,15 @@ def _predictions(fields: Fields, registers: dict[str, RegisterPrediction]) -> tu
 
 
 def _prediction(platform: str, fields: Fields, registers: dict[str, RegisterPrediction]) -> Prediction:
-    firmware = fields.fields("firmware")
     shape = LaunchShape(
         platform=platform,
-        firmware=FirmwareIdentity(
-            name=firmware.text("name", max_length=model.MAX_NAME, pattern=model.NAME),
-            sha256=firmware.hex("sha256", size=32).hex(),
-            sha384=firmware.hex("sha384", size=48).hex(),
-        ),
+        firmware=read_firmware(fields),
         boot=choice(BootPath, fields.raw("boot"), f"{fields.where}: boot"),
         machine=fields.text("machine", max_length=model.MAX_NAME, pattern=model.NAME),
         memory_mib=fields.integer("memory_mib", minimum=1),
         vcpus=fields.integer("vcpus", minimum=1),
         secure_boot=fields.boolean("secure_boot"),
     )
-    firmware.end()
     name = fields.text("name", max_length=1024)
     if name != shape.name:
         raise FormatError(f"{fields.where}: name is {name[:120]!r}; its own fields make it {shape.name!r}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import rfc8785
 
+from measurements.golden import sev_snp, tdx
 from measurements.golden.model import FORMAT, FORMAT_VERSION, GoldenDocument, format_time
 from measurements.golden.registers import Table, identifier, write_table
 from measurements.prediction import Prediction, shape_to_json
@@ -55,6 +56,8 @@ def to_value(document: GoldenDocument) -> dict[str, Any]:
         "banks": [bank.value for bank in banks],
         "platforms": [{"name": name, "shapes": shapes} for name, shapes in platforms.items()],
         "registers": write_table(table, banks),
+        "sev_snp": [sev_snp.write(reference) for reference in document.sev_snp],
+        "tdx": tdx.write_all(document.tdx),
     }
 
 

@@ -87,6 +87,17 @@ class LaunchDigests:
         """Yield what the VMM adds, in its order; raises like ``digest``."""
         self._check(launch)
         yield from self._files()
+        yield from self.added(launch)
+
+    def loaded(self) -> tuple[bytes, int]:
+        """Return the digest after the files that every launch begins with, and how many pages they have."""
+        if self._loaded is None:
+            self._loaded = extend(INITIAL_DIGEST, self._files())
+        return self._loaded, sum(region.pages for region in self._files())
+
+    def added(self, launch: Launch) -> Iterator[Region]:
+        """Yield what the VMM adds after the files, in its order; raises like ``digest``."""
+        self._check(launch)
         yield from self._metadata(launch)
         for number in range(launch.vcpus):
             yield self._vcpu(launch, number)
@@ -102,11 +113,9 @@ class LaunchDigests:
         return sum(region.pages for region in before) + launch.vcpus
 
     def _prepare(self, launch: Launch) -> bytes:
-        if self._loaded is None:
-            self._loaded = extend(INITIAL_DIGEST, self._files())
         key = launch.vmm, launch.kernel
         if key not in self._prepared:
-            self._prepared[key] = extend(self._loaded, self._metadata(launch))
+            self._prepared[key] = extend(self.loaded()[0], self._metadata(launch))
         return self._prepared[key]
 
     def _files(self) -> Iterator[Region]:

@@ -98,6 +98,12 @@ def extend(digest: bytes, regions: Iterable[Region]) -> bytes:
     return digest
 
 
+def extend_page(digest: bytes, *, type: PageType, address: int, contents: bytes | None) -> bytes:  # noqa: A002
+    """Return the launch digest after one more page, of which the SHA-384 (48 bytes) is known, or which has none."""
+    rest = (contents or _NO_CONTENTS) + _tail(type) + address.to_bytes(8, "little")
+    return hashlib.sha384(digest + rest).digest()
+
+
 def repeat(digest: bytes, region: Region, count: int) -> Iterator[bytes]:
     """Yield the launch digest after the first, second, … of ``count`` times the same single page."""
     sha384 = hashlib.sha384

@@ -111,7 +111,7 @@ def key_pem(key):
 
 
 def test_keys_that_no_trusted_tpm_quotes_with_are_refused():
-    # docs/golden-format.md, 7
+    # docs/golden-format.md, 9
     weak_rsa = rsa.RSAPublicNumbers(65537, (1 << 1023) + 1155).public_key()
     short = weak_rsa.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     for text, message in (

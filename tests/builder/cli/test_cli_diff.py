@@ -36,11 +36,11 @@ def test_the_guilty_input_is_named_with_what_it_moved(capfd):
     said = json.loads(capfd.readouterr().out)
     assert said["equal"] is False
     assert said["moved"] == [
-        {"cause": "uki .cmdline", "registers": {"11": ["qemu-vtpm/ovmf-2025.02/disk/2-vcpus/2048-mib"]}}
+        {"cause": "uki .cmdline", "registers": {"PCR 11": ["qemu-vtpm/ovmf-2025.02/disk/2-vcpus/2048-mib"]}}
     ]
     (difference,) = said["differences"]
     assert (difference["register"], difference["shape"]) == (
-        11,
+        "PCR 11",
         "qemu-vtpm/ovmf-2025.02/disk/2-vcpus/2048-mib",
     )
 
@@ -52,8 +52,8 @@ def test_the_table_says_in_which_shapes(capfd):
     machine.change(machine.find(11, EventType.IPL, 5), b"another command line")
     Path("moved.json").write_bytes(golden.to_pretty(document(prediction(machine), other_shape())))
     assert run(["diff", "old.json", "new.json", "--exit-code"]) == 1
-    assert [line.split()[:4] for line in capfd.readouterr().out.splitlines()[3:4]] == [
-        ["uki", ".cmdline", "11", "all"]
+    assert [line.split()[:5] for line in capfd.readouterr().out.splitlines()[3:4]] == [
+        ["uki", ".cmdline", "PCR", "11", "all"]
     ]
     assert run(["diff", "two.json", "moved.json"]) == 0
     assert "qemu-vtpm/ovmf-2025.02/disk/2-vcpus/2048-mib" in capfd.readouterr().out
