@@ -6,7 +6,7 @@ from pathlib import Path
 
 from builder.artifacts import Archive, Lock, Output, PythonPin
 from builder.recipe.merged import Recipe, RecipeFile
-from builder.recipe.model import Distribution, Layer, Toolbox
+from builder.recipe.model import Compiler, Distribution, Layer, Toolbox
 from builder.release.sbom.facts import package_facts
 from builder.release.sbom.inventory import take_inventory
 from builder.tar import Entry
@@ -105,7 +105,8 @@ def recipe() -> Recipe:
         root=Layer.model_validate({"packages": ["mount"]}, strict=False),
         initrd=Layer.model_validate({"packages": ["libc6"]}, strict=False),
         files={"root": (file,), "initrd": ()}, kernel_package="linux-image-amd64", command_line=(),
-        toolbox=Toolbox.model_validate({"packages": ["systemd-boot-efi"]}, strict=False), firmware=(), platforms=(),
+        toolbox=Toolbox.model_validate({"packages": ["systemd-boot-efi"]}, strict=False),
+        compiler=Compiler(), module_sources=(), patches={}, firmware=(), platforms=(),
         variables={}, path=Path("recipes/small/recipe.yaml"), sources=(),
     )  # fmt: skip
 
