@@ -47,6 +47,8 @@ class Wiring:
         console: QEMU chardev of the serial console ("stdio", "null").
         evidence: socket that the evidence port listens on.
         forward: (host port on 127.0.0.1, guest port) reachable over the network.
+        wire: listening UNIX stream socket that the network card is plugged into instead of QEMU's own network:
+            Ethernet frames both ways, each behind its length (u32, big endian), none lost.
         memory: file that holds the guest's RAM, for reading it from outside.
         smbios_string: SMBIOS type 11 string (debug boots only: it shows in PCR 1 and 12).
         drives: (id, raw file that the guest may write to) of the drives that `Machine.devices` name.
@@ -59,6 +61,7 @@ class Wiring:
     console: str = "null"
     evidence: Path | None = None
     forward: tuple[int, int] | None = None
+    wire: Path | None = None
     memory: Path | None = None
     smbios_string: str | None = None
     drives: tuple[tuple[str, Path], ...] = ()
@@ -85,7 +88,7 @@ def qemu_arguments(
             boot options.
 
     Raises:
-        UsageError: a direct boot without a UKI.
+        UsageError: a direct boot without a UKI; a port to forward and a wire of one's own.
     """
     arguments = [
         "-nodefaults",
@@ -112,7 +115,7 @@ def qemu_arguments(
     if not bare:
         arguments += _disk(wiring.disk)
         arguments += _serial_port(wiring.evidence)
-        arguments += _network(wiring.forward)
+        arguments += _network(wiring.forward, wiring.wire)
         for name, file in wiring.drives:
             arguments += ["-drive", f"if=none,id={name},format=raw,file={_escape(file)}"]
         for device in machine.devices:
@@ -166,12 +169,18 @@ def _serial_port(socket: Path | None) -> list[str]:
     ]  # fmt: skip
 
 
-def _network(forward: tuple[int, int] | None) -> list[str]:
-    backend = "user,id=network,restrict=on,ipv6=off"
-    if forward is not None:
-        backend += f",hostfwd=tcp:127.0.0.1:{forward[0]}-:{forward[1]}"
+def _network(forward: tuple[int, int] | None, wire: Path | None) -> list[str]:
+    if wire is not None:
+        if forward is not None:
+            raise UsageError("only QEMU's own network forwards ports, and the machine has another one")
+        backend = f"stream,server=off,addr.type=unix,addr.path={_escape(wire)}"
+    else:
+        # Both named: one protocol switched on by name switches the other off (QEMU net/slirp.c, net_init_slirp).
+        backend = "user,restrict=on,ipv4=on,ipv6=on"
+        if forward is not None:
+            backend += f",hostfwd=tcp:127.0.0.1:{forward[0]}-:{forward[1]}"
     return [
-        "-netdev", backend,
+        "-netdev", f"{backend},id=network",
         # romfile: an option ROM would be measured into PCR 2.
         "-device",
         f"virtio-net-pci,netdev=network,addr=0x{_NETWORK_SLOT:02x},disable-legacy=on,romfile=,mac={_MAC}",

@@ -51,8 +51,9 @@ def test_wiring_changes_no_device():
         memory=Path("/m"),
     )
     bare = arguments()
+    plugged = arguments(wire=Path("/w.sock"))
     for option in ("-device", "-cpu", "-smp", "-m", "-serial", "-tpmdev"):
-        assert values(wired, option) == values(bare, option)
+        assert values(wired, option) == values(bare, option) == values(plugged, option)
 
 
 def test_disk_and_direct_boots_have_the_same_devices():
@@ -71,9 +72,17 @@ def test_the_guest_cannot_write_what_is_released():
 def test_the_guest_reaches_no_network_and_no_rom_is_measured():
     args = arguments(forward=(1234, 8440))
     assert values(args, "-netdev") == [
-        "user,id=network,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:1234-:8440"
+        "user,restrict=on,ipv4=on,ipv6=on,hostfwd=tcp:127.0.0.1:1234-:8440,id=network"
     ]
     assert any(device.startswith("virtio-net-pci") and ",romfile=," in device for device in devices(args))
+
+
+def test_a_wire_of_ones_own_takes_the_place_of_the_network_and_forwards_nothing():
+    assert values(arguments(wire=Path("/w,1.sock")), "-netdev") == [
+        "stream,server=off,addr.type=unix,addr.path=/w,,1.sock,id=network"
+    ]
+    with pytest.raises(UsageError, match="forwards ports"):
+        arguments(wire=Path("/w"), forward=(1234, 8440))
 
 
 def test_the_host_gives_the_guest_neither_vendor_nor_address_width():
