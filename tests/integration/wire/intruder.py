@@ -46,6 +46,7 @@ from .segment import (
     NOBODY_4,
     NOBODY_6,
     ROUTER_4,
+    ROUTER_ADVERTISEMENT,
     ROUTER_MAC,
     STRANGER_4,
     Segment,
@@ -75,8 +76,8 @@ _MORE_FRAGMENTS = 0x2000
 _LOOPBACK = {4: packed("127.0.0.1"), 16: packed("::1")}
 _ELSEWHERE = {4: packed("203.0.113.9"), 16: packed("2001:db8:3::9")}
 _MAPPED = packed("::ffff:192.0.2.15")
-#: IEEE assigns more; these have a parser in Linux, in a card or in a switch.
-_ETHERTYPES = range(0x0600, 0x10000)
+#: Smaller numbers are lengths (IEEE 802.3, 3.2.6).
+_FIRST_ETHERTYPE = 0x0600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,8 +160,8 @@ def below_ip(segment: Segment, port: int) -> Iterator[Attempt]:
     (address,) = (item for item in segment.addresses if len(item) == 4)
     packet = _call(segment, address, port)
     tagged = struct.pack(">HH", 1, IPV4) + packet
-    for start in range(_ETHERTYPES.start, _ETHERTYPES.stop, 0x1000):
-        kinds = range(max(start & 0xF000, _ETHERTYPES.start), (start & 0xF000) + 0x1000)
+    for start in range(0, 1 << 16, 0x1000):
+        kinds = range(max(start, _FIRST_ETHERTYPE), start + 0x1000)
         frames = tuple(
             ethernet(segment.mac, ROUTER_MAC, kind, tagged) for kind in kinds if kind not in (IPV4, ARP, IPV6)
         )
@@ -225,15 +226,23 @@ def _protocols(segment: Segment, address: bytes, port: int) -> Iterator[Attempt]
 
 
 def _messages(segment: Segment, address: bytes) -> Iterator[Attempt]:
-    """Every ICMP type, as it would come from beyond the link."""
+    """Every ICMP type, as it would come from beyond the link; over IPv6 as from the link too."""
     source = segment.ours(address)
+    about = _quotation(address, source)
     for kind in range(256):
-        for body in (bytes(4), bytes(4) + _quotation(address, source)):
-            if len(address) == 4:
-                packet = ip(source, address, ICMP, icmp(kind, 0, body))
-            else:
-                packet = ip(source, address, ICMPV6, icmpv6(source, address, kind, 0, body))
-            yield Attempt(what=f"ICMP type {kind}, {len(body)} bytes", frames=(segment.framed(packet),))
+        if len(address) == 4:
+            bodies = ((bytes(4), 64), (bytes(4) + about, 64))
+        else:
+            # Not a router advertisement from the link: the guest would take it for one, and lose its router.
+            near = () if kind == ROUTER_ADVERTISEMENT else ((bytes(4) + about, 255),)
+            bodies = ((bytes(4), 64), (bytes(4) + about, 64), *near)
+        for body, hops in bodies:
+            message = icmp(kind, 0, body) if len(address) == 4 else icmpv6(source, address, kind, 0, body)
+            packet = ip(source, address, ICMP if len(address) == 4 else ICMPV6, message, hop_limit=hops)
+            yield Attempt(
+                what=f"ICMP type {kind}, {len(body)} bytes, hop limit {hops}",
+                frames=(segment.framed(packet),),
+            )
 
 
 def _quotation(source: bytes, destination: bytes) -> bytes:

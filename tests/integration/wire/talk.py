@@ -9,7 +9,8 @@ from collections.abc import Callable
 from .frames import ACK, FIN, PSH, RST, SYN, TCP, FrameError, Packet, TcpSegment, ip, read_tcp, tcp
 from .segment import Segment
 
-_AGAIN = 1.0  # seconds until what was not acknowledged is sent again
+#: Seconds until what was not acknowledged is sent again.
+AGAIN = 1.0
 _ISN = 0x10000000
 #: Maximum segment size (RFC 9293, 3.7.1) for both families.
 _MSS = struct.pack(">BBH", 2, 4, 1440)
@@ -60,7 +61,7 @@ class _Connection:
 
     def remind(self) -> None:
         """Send again what the guest has not acknowledged."""
-        if self._acknowledged or time.monotonic() - self._said < _AGAIN:
+        if self._acknowledged or time.monotonic() - self._said < AGAIN:
             return
         self._said = time.monotonic()
         if not self._established:
