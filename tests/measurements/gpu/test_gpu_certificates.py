@@ -160,7 +160,7 @@ def test_two_firmware_identities():
         firmware_id_of(leaf(extension(tcb_info(DIGEST)), extension(b"", "2.23.133.5.4.1")))
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_nothing_but_format_errors(data):
     value = bytearray(tcb_info(DIGEST, DIGEST))
@@ -172,7 +172,7 @@ def test_nothing_but_format_errors(data):
         firmware_id_of(leaf(extension(data.draw(st.sampled_from([bytes(value), cut])), oid)))
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_mutated_chains(data):
     der = [bytearray(each.public_bytes(Encoding.DER)) for each in GPU]
@@ -183,8 +183,10 @@ def test_mutated_chains(data):
         for each in der
     )
     with contextlib.suppress(FormatError, SignatureError):
-        verify_chain(load_chain(text.encode()), DEVICE_ROOT, THEN)
-        raise AssertionError("a changed certificate was taken")
+        taken = load_chain(text.encode())
+        verify_chain(taken, DEVICE_ROOT, THEN)
+        # The count of unused bits before a signature may change, which means nothing; what is certified may not.
+        assert [each.tbs_certificate_bytes for each in taken] == [each.tbs_certificate_bytes for each in GPU]
 
 
 def test_chips_without_a_name():

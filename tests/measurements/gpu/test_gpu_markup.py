@@ -97,7 +97,7 @@ def documents(draw, depth=0, scope=None):
     return f"<{' '.join([tag, *draw(st.permutations(written))])}>{body}</{tag}>"
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(documents())
 def test_any_document(text):
     data = text.encode()
@@ -175,14 +175,14 @@ def test_what_elements_hold():
         child.elements()
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200) | st.text(alphabet="<>/ab=\"'&;!?[]-: xmlns#\n", max_size=60).map(str.encode))
 def test_nothing_but_format_errors(data):
     with contextlib.suppress(FormatError):
         canonical(parse(data))
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_mutated_manifests(data):
     mutated = bytearray(RIMS["driver-545.00.swidtag"])

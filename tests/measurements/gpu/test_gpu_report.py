@@ -126,7 +126,7 @@ def test_opaque_fields_twice():
         parse_report(data)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_nothing_but_format_errors(data):
     mutated = bytearray(REPORT)

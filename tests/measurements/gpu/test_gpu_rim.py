@@ -183,7 +183,7 @@ def test_an_expired_signer():
         opened(data, at=THEN + datetime.timedelta(days=31))
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_nothing_but_our_errors(data):
     mutated = bytearray(RIMS["vbios-96.00.5E.00.01.swidtag"])

@@ -131,15 +131,17 @@ def test_other_keys():
         verified(DRIVER_RIM[: DRIVER_RIM.index(b"<ds:Signature")] + other)
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_mutations_are_refused(data):
     """One changed byte: refused, or a document that canonical XML takes for the same."""
     position = data.draw(st.integers(0, len(NVIDIA) - 1))
     mutated = bytearray(NVIDIA)
     mutated[position] = data.draw(st.integers(0, 255).filter(lambda byte: byte != NVIDIA[position]))
+    before = SignedDocument(parse(NVIDIA))
     with contextlib.suppress(MeasurementError):
-        before, after = verified(NVIDIA), verified(bytes(mutated))
+        after = SignedDocument(parse(bytes(mutated)))
+        after.verify(before.certificates[0].public_key())
         assert [(e.name, dict(e.attributes)) for e in after.content()] == [
             (e.name, dict(e.attributes)) for e in before.content()
         ]
