@@ -12,8 +12,9 @@ from builder.cli.files import read_prefix
 from builder.errors import UsageError
 from measurements.gpu.certificates import MAX_CHAIN_BYTES
 from measurements.gpu.report import MAX_REPORT_BYTES, NONCE_SIZE
+from measurements.gpu.revocation import MAX_CRL_BYTES, MAX_CRLS
 from measurements.gpu.rim import MAX_RIM_BYTES
-from measurements.gpu.verify import MAX_RIMS, Policy, Verdict, to_json, verify
+from measurements.gpu.verify import MAX_RIMS, UNPROVEN, Policy, Verdict, to_json, verify
 
 
 def main(arguments: list[str]) -> int:
@@ -24,18 +25,23 @@ def main(arguments: list[str]) -> int:
             return 0
         raise UsageError("expected: goldsmith gpu verify", hint="goldsmith gpu verify --help")
     given = _parser().parse_args(arguments[1:])
-    if len(given.rim) > MAX_RIMS:
-        raise UsageError(f"--rim is given {len(given.rim)} times; at most {MAX_RIMS}")
+    for option, values, most in (("--rim", given.rim, MAX_RIMS), ("--crl", given.crl, MAX_CRLS)):
+        if len(values) > most:
+            raise UsageError(f"{option} is given {len(values)} times; at most {most}")
     # One byte over the limit is enough for the check that refuses it; hexadecimal text is twice as long.
     verdict = verify(
         read_prefix(given.report, 2 * MAX_REPORT_BYTES + 1),
         read_prefix(given.certs, MAX_CHAIN_BYTES + 1),
         [read_prefix(path, MAX_RIM_BYTES + 1) for path in given.rim],
-        Policy(at=given.at or datetime.now(UTC), nonce=given.nonce),
+        Policy(
+            at=given.at or datetime.now(UTC),
+            nonce=given.nonce,
+            crls=tuple(read_prefix(path, MAX_CRL_BYTES + 1) for path in given.crl),
+        ),
     )
-    if given.nonce is None:
-        console.warn("UNPROVEN nonce: no --nonce was given, so the report may be old")
-    console.warn("revocation is not looked at")
+    for check in verdict.checks:
+        if check.ok and check.detail.startswith(UNPROVEN):
+            console.warn(f"{check.name}: {check.detail}")
     if given.json:
         console.emit_json(to_json(verdict))
     else:
@@ -62,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--rim", metavar="FILE", type=Path, required=True, action="append",
         help="reference values (SWID XML): one of the driver and one of the VBIOS")  # fmt: skip
+    add("--crl", metavar="FILE", type=Path, default=[], action="append",
+        help="certificate revocation list of an issuer (DER or PEM); may be repeated")  # fmt: skip
     add("--nonce", metavar="HEX", type=_nonce, help="the nonce that the GPU was asked with")
     add("--at", metavar="TIME", type=timestamp, help="verify as of this time (RFC 3339); otherwise now")
     add("--json", action="store_true", help="print a JSON object")

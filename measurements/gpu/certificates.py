@@ -84,7 +84,7 @@ def verify_chain(
 ) -> ec.EllipticCurvePublicKey:
     """Verify that the first certificate leads to ``root``, at a moment with a time zone; return its key.
 
-    Revocation is not looked at.
+    Revocation is not looked at (`measurements.gpu.revocation`).
 
     Raises:
         SignatureError: it does not; the message says where.
@@ -99,6 +99,11 @@ def verify_chain(
         raise SignatureError("certificate chain: the first certificate's key is not on P-384")
     attestation_key.check_chain(key, chain, [root], at)
     return key
+
+
+def path_of(chain: Sequence[x509.Certificate], root: x509.Certificate) -> tuple[x509.Certificate, ...]:
+    """Return a chain that `verify_chain` accepted, with the root as its last certificate."""
+    return (*chain[:-1], root) if len(chain) > 1 and chain[-1] == root else (*chain, root)
 
 
 def chip_of(certificate: x509.Certificate) -> str:

@@ -15,7 +15,7 @@ from typing import Final
 from cryptography import x509
 
 from measurements.errors import FormatError, LimitError
-from measurements.gpu.certificates import verify_chain
+from measurements.gpu.certificates import path_of, verify_chain
 from measurements.gpu.markup import MAX_DOCUMENT_BYTES, Element, parse
 from measurements.gpu.report import MEASUREMENT_SIZE
 from measurements.gpu.xmldsig import SignedDocument
@@ -66,6 +66,7 @@ class Rim:
         product: the chip ("GH100").
         tag_id: identifier of the manifest.
         measurements: by index from 0.
+        path: certificates from the signer's to the root.
     """
 
     kind: RimKind
@@ -73,6 +74,7 @@ class Rim:
     product: str
     tag_id: str
     measurements: Mapping[int, ReferenceMeasurement] = field(repr=False)
+    path: tuple[x509.Certificate, ...] = field(repr=False)
 
     @property
     def active(self) -> dict[int, ReferenceMeasurement]:
@@ -100,10 +102,10 @@ def open_rim(data: bytes, *, root: x509.Certificate, at: datetime) -> Rim:
         )
     document = SignedDocument(element)
     document.verify(verify_chain(document.certificates, root, at))
-    return _read(element, document.content())
+    return _read(element, document.content(), path_of(document.certificates, root))
 
 
-def _read(root: Element, content: tuple[Element, ...]) -> Rim:
+def _read(root: Element, content: tuple[Element, ...], path: tuple[x509.Certificate, ...]) -> Rim:
     meta, payload = (_only(content, name) for name in ("Meta", "Payload"))
     version = _text(meta, "colloquialVersion").upper()
     if _VBIOS_VERSION.fullmatch(version):
@@ -130,6 +132,7 @@ def _read(root: Element, content: tuple[Element, ...]) -> Rim:
         product=_text(meta, "product"),
         tag_id=_text(root, "tagId"),
         measurements=MappingProxyType(measurements),
+        path=path,
     )
 
 

@@ -1,4 +1,4 @@
-"""Verify a GPU's recorded evidence: ten checks, in this order, fail closed.
+"""Verify a GPU's recorded evidence: eleven checks, in this order, fail closed.
 
  1. report               it parses within its limits
  2. certificate chain    the attestation key is certified under NVIDIA's root for devices
@@ -10,15 +10,16 @@
  8. VBIOS RIM            exactly one is of the firmware that the report names, for this chip
  9. measurement indexes  the two do not both claim an index
 10. measurements         every active index has one of its acceptable values
+11. revocation           no certificate of 2 and 6 is in the revocation lists that the verifier has
 
-A check that has nothing to look at, because an earlier one failed, fails too. Not covered: revocation, and what the
-driver alone says about a GPU (confidential mode, developer tools), which is not in the report.
+A check that has nothing to look at, because an earlier one failed, fails too. Not covered: what the driver alone says
+about a GPU (confidential mode, developer tools), which is not in the report.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
@@ -35,12 +36,16 @@ from measurements.gpu.certificates import (
     chip_of,
     firmware_id_of,
     load_chain,
+    path_of,
     verify_chain,
 )
 from measurements.gpu.report import SIGNATURE_SIZE, Report, parse_report
+from measurements.gpu.revocation import MAX_CRLS, check_revocation, load_crl
 from measurements.gpu.rim import ReferenceMeasurement, Rim, RimKind, open_rim
 
 MAX_RIMS: Final = 16
+#: Starts the detail of a check that holds, and leaves something open because the verifier did not give what proves it.
+UNPROVEN: Final = "UNPROVEN"
 #: Index of the video decoder's firmware, which is not measured where the decoder is off.
 NVDEC0_INDEX: Final = 35
 
@@ -52,11 +57,13 @@ class Policy:
     Attributes:
         at: moment, with a time zone, at which certificates must be valid.
         nonce: what the GPU was asked with, 32 bytes; without it, freshness is not proven.
+        crls: certificate revocation lists, DER or PEM; each must be of an issuer in the chains, and valid.
         device_root, rim_root: NVIDIA's, except in tests.
     """
 
     at: datetime
     nonce: bytes | None
+    crls: Sequence[bytes] = field(default=(), repr=False)
     device_root: x509.Certificate = DEVICE_ROOT
     rim_root: x509.Certificate = RIM_ROOT
 
@@ -238,7 +245,7 @@ def _report_signature(state: _State) -> str:
 def _nonce(state: _State) -> str:
     nonce = state.report.nonce
     if state.policy.nonce is None:
-        return f"UNPROVEN: no nonce to compare {nonce.hex()} with, so the report may be old"
+        return f"{UNPROVEN}: no nonce to compare {nonce.hex()} with, so the report may be old"
     if state.policy.nonce != nonce:
         raise VerificationError(f"the report answers {nonce.hex()}; expected {state.policy.nonce.hex()}")
     return nonce.hex()
@@ -320,6 +327,17 @@ def _measurements(state: _State) -> str:
     return f"{state.compared} equal{skipped}"
 
 
+def _revocation(state: _State) -> str:
+    state.leaf()
+    lists = state.policy.crls
+    if len(lists) > MAX_CRLS:
+        raise VerificationError(f"{len(lists)} revocation lists; at most {MAX_CRLS}")
+    paths = [path_of(state.chain, state.policy.device_root), *(rim.path for rim in state.rims)]
+    covered, certificates = check_revocation(paths, [load_crl(data) for data in lists], state.policy.at)
+    told = f"{covered} of {certificates} certificates are in the scope of a revocation list"
+    return told if covered == certificates else f"{UNPROVEN} for the others: {told}"
+
+
 def _said(read: Callable[[], str]) -> str | None:
     try:
         return read()
@@ -338,4 +356,5 @@ CHECKS: tuple[tuple[str, Callable[[_State], str]], ...] = (
     ("VBIOS RIM", _vbios_rim),
     ("measurement indexes", _indexes),
     ("measurements", _measurements),
+    ("revocation", _revocation),
 )

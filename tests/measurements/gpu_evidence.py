@@ -69,16 +69,32 @@ def pem(*certificates):
     return b"".join(each.public_bytes(Encoding.PEM) for each in certificates)
 
 
+def crl(issuer, key, *revoked, days=30, extensions=(), encoding=Encoding.DER):
+    """A revocation list of the day before `THEN`."""
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(issuer.subject)
+        .last_update(THEN - datetime.timedelta(days=1))
+        .next_update(THEN + datetime.timedelta(days=days))
+    )
+    for certificate in revoked:
+        entry = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number)
+        builder = builder.add_revoked_certificate(entry.revocation_date(THEN).build())
+    for value, critical in extensions:
+        builder = builder.add_extension(value, critical=critical)
+    return builder.sign(key, hashes.SHA384()).public_bytes(encoding)
+
+
 class Authority:
     """A root, an authority below it, and certificates from that."""
 
     def __init__(self, name):
-        root_key, self._key = _new_key(), _new_key()
-        self.root = certificate(f"{name} root", root_key)
-        self.issuer = certificate(f"{name} authority", self._key, self.root, root_key)
+        self.root_key, self.key = _new_key(), _new_key()
+        self.root = certificate(f"{name} root", self.root_key)
+        self.issuer = certificate(f"{name} authority", self.key, self.root, self.root_key)
 
     def issue(self, name, key, **options):
-        return certificate(name, key, self.issuer, self._key, ca=False, **options)
+        return certificate(name, key, self.issuer, self.key, ca=False, **options)
 
 
 DEVICES = Authority("Devices")

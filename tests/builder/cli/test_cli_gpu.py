@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from gpu_evidence import CHAIN, MANIFESTS, NONCE, REPORT, RIMS
+from gpu_evidence import CHAIN, MANIFESTS, NONCE, REPORT, RIMS, crl
 
 from builder.cli import gpu, run
 
@@ -58,13 +58,14 @@ def test_pass(report, reference, capfd):
     assert told["verdict"] == "pass" and told["driver_version"] == "550.90.07"
     assert told["measurements"] == {"matched": 32, "compared": 32, "mismatched": []}
     assert all(sorted(check) == ["detail", "name", "ok"] and check["ok"] for check in told["checks"])
-    assert "nonce" not in printed.err and "revocation is not looked at" in printed.err
+    assert "nonce" not in printed.err
+    assert "warning: revocation: UNPROVEN for the others: 0 of 6 certificates" in printed.err
 
 
 def test_without_a_nonce(reference, capfd):
     assert run(command(*AT)) == 0
     printed = capfd.readouterr()
-    assert "UNPROVEN nonce" in printed.err and "verdict: pass" in printed.out
+    assert "nonce: UNPROVEN" in printed.err and "verdict: pass" in printed.out
 
 
 def test_fail(reference, capfd):
@@ -72,6 +73,15 @@ def test_fail(reference, capfd):
     told = json.loads(capfd.readouterr().out)
     assert told["verdict"] == "fail"
     assert [check["name"] for check in told["checks"] if not check["ok"]] == ["nonce"]
+
+
+def test_revoked(reference, capfd):
+    revoked = crl(MANIFESTS.root, MANIFESTS.root_key, MANIFESTS.issuer)
+    Path("list.crl").write_bytes(revoked)
+    assert run(command("--nonce", NONCE.hex(), *AT, "--crl", "list.crl", "--json")) == 1
+    told = json.loads(capfd.readouterr().out)
+    (wrong,) = [check for check in told["checks"] if not check["ok"]]
+    assert wrong["name"] == "revocation" and "Manifests authority" in wrong["detail"]
 
 
 def test_nvidias_roots_are_pinned(capfd):
@@ -108,6 +118,8 @@ def test_malformed_files_fail(capfd):
         command("--at", "yesterday"),
         command("--at", "2024-06-01T00:00:00"),
         command(*["--rim", "rim0"] * 20),
+        command(*["--crl", "rim0"] * 40),
+        command("--crl", "absent"),
     ],
 )
 def test_usage(arguments, capfd):

@@ -326,6 +326,8 @@ def test_signed_by_another_key():
 
 @pytest.mark.parametrize("junk", [b"", b"junk", b"\x11", b"\xff" * 1000])
 def test_junk_is_a_verdict(junk):
+    lists = Policy(at=THEN, nonce=NONCE, rim_root=MANIFESTS.root, crls=(junk,))
+    assert failed(verify(REPORT, CHAIN, BOTH, lists)) == ["revocation"]
     for report, chain, rims in ((junk, CHAIN, BOTH), (REPORT, junk, BOTH), (REPORT, CHAIN, (junk, junk))):
         verdict = verify(report, chain, rims, REAL)
         assert not verdict.passed and len(verdict.checks) == len(CHECKS)
