@@ -334,8 +334,10 @@ def _revocation(state: _State) -> str:
         raise VerificationError(f"{len(lists)} revocation lists; at most {MAX_CRLS}")
     paths = [path_of(state.chain, state.policy.device_root), *(rim.path for rim in state.rims)]
     covered, certificates = check_revocation(paths, [load_crl(data) for data in lists], state.policy.at)
-    told = f"{covered} of {certificates} certificates are in the scope of a revocation list"
-    return told if covered == certificates else f"{UNPROVEN} for the others: {told}"
+    if covered == certificates:
+        return f"none of {certificates} certificates"
+    rest = certificates - covered
+    return f"{UNPROVEN} for {rest} of {certificates} certificates: no revocation list is of their issuers"
 
 
 def _said(read: Callable[[], str]) -> str | None:

@@ -99,8 +99,8 @@ class Authority:
 
 DEVICES = Authority("Devices")
 MANIFESTS = Authority("Manifests")
-_SIGNER_KEY = _new_key()
-_SIGNER = MANIFESTS.issue("Signer", _SIGNER_KEY)
+SIGNER_KEY = _new_key()
+SIGNER = MANIFESTS.issue("Signer", SIGNER_KEY)
 
 
 def sequence(*parts, tag=0x30):
@@ -193,7 +193,7 @@ def manifest(version, values, *, product="GH100", inactive=None, change=lambda r
     return root
 
 
-def signed(root, *, key=_SIGNER_KEY, signer=_SIGNER, authorities=(MANIFESTS.issuer, MANIFESTS.root)):
+def signed(root, *, key=SIGNER_KEY, signer=SIGNER, authorities=(MANIFESTS.issuer, MANIFESTS.root)):
     """A manifest with the enveloped signature that signxml makes."""
     writer = XMLSigner(
         method=methods.enveloped,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from gpu_evidence import CHAIN, MANIFESTS, NONCE, REPORT, RIMS, crl
+from test_cli_verbs import run_as_verifier
 
 from builder.cli import gpu, run
 
@@ -59,7 +60,7 @@ def test_pass(report, reference, capfd):
     assert told["measurements"] == {"matched": 32, "compared": 32, "mismatched": []}
     assert all(sorted(check) == ["detail", "name", "ok"] and check["ok"] for check in told["checks"])
     assert "nonce" not in printed.err
-    assert "warning: revocation: UNPROVEN for the others: 0 of 6 certificates" in printed.err
+    assert "warning: revocation: UNPROVEN for 6 of 6 certificates" in printed.err
 
 
 def test_without_a_nonce(reference, capfd):
@@ -125,6 +126,11 @@ def test_malformed_files_fail(capfd):
 def test_usage(arguments, capfd):
     assert run(arguments) == 2
     assert capfd.readouterr().err.startswith("goldsmith: ")
+
+
+def test_it_runs_on_the_base_dependencies():
+    done = run_as_verifier(*command("--rim", "rim2", *AT))
+    assert done.returncode == 1 and "verdict: FAIL" in done.stdout and "Traceback" not in done.stderr
 
 
 def test_help(capfd):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import struct
 
@@ -18,11 +19,13 @@ from gpu_evidence import (
     NONCE,
     REPORT,
     RIMS,
+    SIGNER,
     THEN,
     VBIOS_RIM,
     VBIOS_VALUES,
     ZEROS,
     Gpu,
+    crl,
     extension,
     manifest,
     pem,
@@ -206,6 +209,33 @@ def test_another_time():
     assert failed(verify(REPORT, CHAIN, BOTH, late))[0] == "RIM signatures"
     early = Policy(at=THEN.replace(year=2021), nonce=NONCE, rim_root=MANIFESTS.root)
     assert failed(verify(REPORT, CHAIN, BOTH, early))[0] == "certificate chain"
+
+
+def test_revocation_lists():
+    """Signers of manifests are in them; what is covered in whole is no longer unproven."""
+    gpu = Gpu()
+    chain = gpu.chain()
+    covering = tuple(
+        crl(issuer, key)
+        for each in (DEVICES, MANIFESTS)
+        for issuer, key in ((each.root, each.root_key), (each.issuer, each.key))
+    )
+
+    def judged(*lists):
+        policy = dataclasses.replace(OURS, crls=lists)
+        return verify(gpu.report(), chain, BOTH, policy)
+
+    # Two of the GPU's, the one signer of both manifests and its authority.
+    assert detail(judged(), "revocation").startswith("UNPROVEN for 4 of 4 certificates")
+    assert detail(judged(covering[0]), "revocation").startswith("UNPROVEN for 3 of 4 certificates")
+    assert judged(*covering).passed and detail(judged(*covering), "revocation") == "none of 4 certificates"
+    for revoked in (
+        crl(DEVICES.issuer, DEVICES.key, load_chain(chain)[0]),
+        crl(MANIFESTS.issuer, MANIFESTS.key, SIGNER),
+    ):
+        assert failed(judged(revoked)) == ["revocation"]
+    assert failed(judged(crl(DEVICES.root, DEVICES.root_key, days=-1))) == ["revocation"]
+    assert failed(judged(*covering * 20)) == ["revocation"]
 
 
 def test_manifests_of_another_signer():

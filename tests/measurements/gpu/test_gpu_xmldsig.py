@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from gpu_evidence import _SIGNER_KEY, DRIVER_RIM, MANIFESTS, RIMS, VBIOS_RIM
+from gpu_evidence import DRIVER_RIM, MANIFESTS, RIMS, SIGNER_KEY, VBIOS_RIM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -119,7 +119,7 @@ def test_many_certificates():
 
 def test_other_keys():
     document = SignedDocument(parse(DRIVER_RIM))
-    document.verify(_SIGNER_KEY.public_key())
+    document.verify(SIGNER_KEY.public_key())
     for key in (MANIFESTS.root.public_key(), ec.generate_private_key(ec.SECP384R1()).public_key()):
         with pytest.raises(SignatureError, match="does not verify"):
             document.verify(key)
