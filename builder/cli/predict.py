@@ -43,7 +43,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 @app.callback(
     help="Predict the registers of any UKI, disk and firmware.",
-    epilog="Modules of their own: goldsmith predict snp (SEV-SNP launch digests), goldsmith predict tdx (Intel TDX).",
+    epilog="Beside it: goldsmith predict snp, goldsmith predict tdx, goldsmith predict igvm.",
 )
 def _predict() -> None:
     """Keep `tpm` a sub-verb while it is the only one."""

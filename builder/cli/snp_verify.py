@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from builder.cli import console
-from builder.cli.arguments import Parser
+from builder.cli.arguments import Parser, timestamp
 from builder.cli.reading import parse_file, read_limited
 from builder.errors import UsageError
 from measurements.errors import FormatError
@@ -72,7 +72,7 @@ def _parser() -> Parser:
     add("--id-key-digest", metavar="HEX", type=_bytes(DIGEST_SIZE))
     add("--author-key-digest", metavar="HEX", type=_bytes(DIGEST_SIZE))
     add("--minimum-guest-svn", metavar="N", type=int, default=0)
-    add("--at", metavar="TIME", type=_time, help="verify as of this time (RFC 3339, with a time zone)")
+    add("--at", metavar="TIME", type=timestamp, help="verify as of this time (RFC 3339, with a time zone)")
     add("--json", action="store_true", help="print a JSON object")
     return parser
 
@@ -142,16 +142,6 @@ def _tcb(text: str) -> TcbVersion:
     if missing:
         raise argparse.ArgumentTypeError(f"{', '.join(sorted(missing))} missing")
     return TcbVersion(**parts)
-
-
-def _time(text: str) -> datetime:
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time; write 2026-12-31T23:59:59Z") from None
-    if time.utcoffset() is None:
-        raise argparse.ArgumentTypeError(f"{text!r} has no time zone; write 2026-12-31T23:59:59Z")
-    return time
 
 
 def _print(verdict: Verdict) -> None:

@@ -29,8 +29,8 @@ _MILAN = signature(family=0x19, model=0x01, stepping=1)
 _GENOA = signature(family=0x19, model=0x11, stepping=0)
 _TURIN = signature(family=0x1A, model=0x00, stepping=0)
 
-#: Model of QEMU's ``-cpu`` -> signature. Source: QEMU 10.0 target/i386/cpu.c, builtin_x86_defs; a name without a
-#: version is the newest version, and no version of a model changes its signature.
+#: Model of QEMU's ``-cpu`` -> signature. Source: QEMU target/i386/cpu.c, builtin_x86_defs, of 10.0; the last version of
+#: each model, and EPYC-Turin, come with 10.1. No version of a model changes its signature.
 MODELS: Final = MappingProxyType(
     {"EPYC": _NAPLES}
     | {f"EPYC-v{version}": _NAPLES for version in range(1, 6)}
