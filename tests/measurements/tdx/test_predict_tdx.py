@@ -226,17 +226,57 @@ def test_rtmr0_of_a_build_without_pei():
         "separator before the boot attempt",
     ]
     assert [is_acpi(event) for event in found.events[10:13]] == [True] * 3
-    assert names[13:] == [
-        "SMBIOS table",
-        "BootOrder",
-        "Boot0000 BootManagerMenuApp",
-        "Boot0001 EFI Firmware Setup",
-    ]
+    # This build offers no "EFI Firmware Setup"; its options are in the next test.
+    assert names[13:] == ["SMBIOS table", "BootOrder", "Boot0000 BootManagerMenuApp"]
     assert found.events[3].digest(SHA384).hex() == (
         "53d3dbc00691328371e74c1b1c77bdf1bf4ff79dd1b55222b694fe8341cd8b0adb3a9ab9286552c681272883b9b0fc1d"
     )
     # Its variables hold Microsoft's keys, and nobody signed the sample.
     assert found.value is None and "Secure Boot would refuse the image" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("boot", "variables"),
+    [
+        (BootPath.DIRECT, {"BootOrder": "0000"}),
+        (
+            BootPath.DISK,
+            {
+                "BootOrder": "00000100",
+                "Boot0001": "01000000160055004500460049002000"
+                "4d0069007300630020004400650076006900630065000000"
+                "02010c00d041030a00000000010106000001"
+                "7fff04004eac0881119f594d850ee21a522c59b2",
+            },
+        ),
+    ],
+)
+def test_boot_options_of_debians_tdx_build(boot, variables):
+    """Read in the memory of QEMU 10.0.13 machines that booted it without TDX (``-bios``, variables blank)."""
+    first = (
+        "090100002c0042006f006f0074004d0061006e0061006700650072004d0065006e0075004100700070000000"
+        "04071400c9bdb87cebf8344faaea3ee4af6516a1"
+        "04061400dc5bc2eef267954db1d5f81b2039d11d7fff0400"
+    )
+    found = register(
+        0,
+        firmware=ovmf_inteltdx(),
+        smbios=samples.vector("launches/disk.etc-smbios-smbios-tables.xz"),
+        image=samples.UKI,
+        initrd=None,
+        boot=boot,
+        disk=samples.disk(),
+        boot_devices=(VirtioBlk(slot=1),),
+    )
+    digests = {
+        event.description.split()[0]: event.digest(SHA384).hex()
+        for event in found.events
+        if event.type is EventType.EFI_VARIABLE_BOOT
+    }
+    expected = {"Boot0000": first} | variables
+    assert digests == {
+        name: hashlib.sha384(bytes.fromhex(data)).hexdigest() for name, data in expected.items()
+    }
 
 
 def test_a_uki_measures_its_sections_where_its_stub_can():
