@@ -60,6 +60,10 @@ class ImageError(BuilderError):
     """Writing an output failed."""
 
 
+class AuditError(BuilderError):
+    """The final image breaks a rule of the profile, or cannot be audited; the message names rule and place."""
+
+
 class ToolError(BuilderError):
     """A tool is missing, failed, or ran out of time; the message holds its last lines."""
 

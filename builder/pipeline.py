@@ -9,6 +9,11 @@ from pathlib import Path
 
 from builder.artifacts import Lock
 from builder.atomic import temporary_folder
+from builder.audit import audit_release
+from builder.audit.declare import declared_by
+from builder.audit.report import FILE_NAME as AUDIT
+from builder.audit.report import dump_report
+from builder.audit.run import check_report
 from builder.compiled import compiled_modules
 from builder.disks import read_partition_table
 from builder.image.cpio import compress_initrd, write_cpio
@@ -94,11 +99,13 @@ def build(
 
     Raises:
         LockError: the lock is stale, or the Python packages that write bytes have other versions.
+        AuditError: the image breaks a rule of the hardening profile.
         GoldenMismatchError: the values differ from the committed ones.
         BuilderError: anything else that stands in the way.
     """
     check_lock(recipe, lock)
     check_python(lock)
+    declared = declared_by(recipe)
     with reporter.phase("toolbox"):
         tools = unpack_toolbox(lock, store)
         builds = firmware(recipe.firmware, lock, store)
@@ -143,6 +150,13 @@ def build(
                 published[-1].write_bytes(module.content)
             (folder / "lock.json").write_bytes(dump_lock(lock))
             outputs = [output_of(path) for path in (*published, folder / "lock.json")]
+        with reporter.phase("audit"):
+            report = audit_release(
+                disk=disk, uki=uki, declared=declared, lock=lock, store=store, kernel=kernel.entries
+            )
+            check_report(report)
+            (folder / AUDIT).write_bytes(dump_report(report))
+            outputs.append(output_of(folder / AUDIT))
         with reporter.phase("software bill of materials"):
             (stub,) = (archive for archive in lock.members("toolbox") if archive.name == _STUB_PACKAGE)
             inventory = take_inventory(

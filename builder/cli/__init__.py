@@ -27,6 +27,7 @@ VERBS = {
     "keys": "make Secure Boot keys, enrol them, sign a UKI",
     "sign": "sign a golden document, or add a signature",
     "calibrate": "learn a firmware's profile by booting it alone",
+    "audit": "hold the final bytes of an image against every rule of the hardening profile",
     "why": "say which package or recipe file a path of the image comes from",
     "snp": "sign SEV-SNP ID blocks, print and verify attestation reports",
     "schema": "write the JSON Schema of recipes",

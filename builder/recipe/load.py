@@ -7,10 +7,10 @@ from pathlib import Path, PurePosixPath
 
 from builder.errors import RecipeError, UsageError
 from builder.recipe.check import validate
-from builder.recipe.files import resolve_file
+from builder.recipe.files import files_folder, resolve_file
 from builder.recipe.merge import Merged
 from builder.recipe.merged import Recipe, RecipeFile
-from builder.recipe.model import File, Fragment, Layer, ModuleSource, RecipeDocument
+from builder.recipe.model import File, Fragment, KernelPolicy, Layer, ModuleSource, RecipeDocument
 from builder.recipe.yaml import Document, read_yaml
 
 MAX_FRAGMENTS = 200
@@ -138,6 +138,7 @@ def _finish(whole: RecipeDocument, document: Document, documents: list[Document]
         source.name: _patches(index, source, merged, problems)
         for index, source in enumerate(whole.module_sources)
     }
+    kernel_policy = _kernel_policy(whole, merged, problems)
     _raise(problems)
     assert whole.distribution is not None and whole.kernel is not None
     return Recipe(
@@ -161,7 +162,29 @@ def _finish(whole: RecipeDocument, document: Document, documents: list[Document]
         variables=variables,
         path=document.path,
         sources=tuple(item.path for item in documents),
+        audit=whole.audit,
+        kernel_policy=kernel_policy,
     )
+
+
+def _kernel_policy(whole: RecipeDocument, merged: Merged, problems: list[str]) -> KernelPolicy | None:
+    if whole.audit.kernel_policy is None:
+        return None
+    location = ("audit", "kernel_policy")
+    owner, _ = merged.document(location)
+    try:
+        named = File(path="/kernel-policy", source=whole.audit.kernel_policy)
+        origin = resolve_file(named, owner, merged.at(location), {}).origin  # finds it below its folder, or says why not
+        document = read_yaml(files_folder(owner.path) / whole.audit.kernel_policy, origin)
+    except RecipeError as error:
+        problems.append(str(error))
+        return None
+    policy = validate(KernelPolicy, document.value, document.at, problems)
+    options = [item.option for item in (*policy.required, *policy.accepted)] if policy else []
+    problems.extend(
+        f"{origin}: {option} stands there twice" for option in dict.fromkeys(options) if options.count(option) > 1
+    )
+    return policy
 
 
 def _files(

@@ -12,9 +12,11 @@ from typing import Any
 import rfc8785
 
 from builder.recipe.model import (
+    Audit,
     Compiler,
     Distribution,
     FirmwareSource,
+    KernelPolicy,
     Layer,
     ModuleSource,
     Platform,
@@ -71,6 +73,8 @@ class Recipe:
         variables: what templates see, with ``name``, ``version`` and ``svn`` of the image.
         path: the recipe.yaml.
         sources: every YAML file that took part, in merge order.
+        audit: what the audit of the final image needs to know.
+        kernel_policy: the file that ``audit.kernel_policy`` names.
     """
 
     name: str
@@ -93,6 +97,8 @@ class Recipe:
     variables: Mapping[str, str | int | bool]
     path: Path
     sources: tuple[Path, ...]
+    audit: Audit = Audit()
+    kernel_policy: KernelPolicy | None = None
 
     @property
     def directory(self) -> Path:
@@ -142,6 +148,8 @@ class Recipe:
             "firmware": [_dump(source) for source in self.firmware],
             "platforms": [_dump(platform) for platform in self.platforms],
             "variables": dict(self.variables),
+            "audit": _dump(self.audit),
+            "kernel_policy": _dump(self.kernel_policy) if self.kernel_policy else None,
         }
         if self.module_sources:
             document["compiler"] = _dump(self.compiler)

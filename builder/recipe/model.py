@@ -229,6 +229,50 @@ class Platform(Model):
     vcpus: tuple[Annotated[int, Field(ge=1, le=4096)], ...]
 
 
+RuleId = Annotated[str, StringConstraints(pattern=r"^GS-[A-Z]+-\d{3}$")]
+PortName = Annotated[str, StringConstraints(pattern=r"^(tcp|udp)/[1-9]\d{0,4}$")]
+ConfigOption = Annotated[str, StringConstraints(pattern=r"^CONFIG_[A-Z0-9_]+$", max_length=128)]
+
+
+class Audit(Model):
+    """What the audit of the final image needs to know, beside what the layers say."""
+
+    ports: dict[PortName, Reason] = Field(
+        default_factory=dict, description="ports that are open to the network: tcp/8440 -> what answers there"
+    )
+    kernel_policy: str | None = Field(
+        default=None, max_length=512, description="file with the kernel policy, looked up as a file's source is"
+    )
+    waive: dict[RuleId, Reason] = Field(
+        default_factory=dict,
+        description="rules that may fail, each with a reason; one that is unknown or does not fail is an error",
+    )
+
+
+class RequiredOption(Model):
+    """An option that the kernel's configuration must have."""
+
+    option: ConfigOption
+    value: str = Field(description="n stands for off, and for unknown to this kernel")
+    reason: Reason
+
+
+class AcceptedOption(Model):
+    """An option that is otherwise than wanted, and what stands in for it."""
+
+    option: ConfigOption
+    wanted: str
+    kernel: str
+    instead: Reason
+
+
+class KernelPolicy(Model):
+    """The written policy of the kernel's configuration."""
+
+    required: tuple[RequiredOption, ...]
+    accepted: tuple[AcceptedOption, ...]
+
+
 class Fragment(Model):
     """What a fragment may say; every key is optional."""
 
@@ -248,6 +292,7 @@ class Fragment(Model):
         default_factory=dict, description="for templates"
     )
     command_line: tuple[str, ...] = Field(default=(), description="joined to the kernel's command line")
+    audit: Audit = Audit()
 
 
 class RecipeDocument(Fragment):

@@ -90,7 +90,9 @@ def _extents(
         if end <= start or cluster.type == _HEAD2:
             raise FormatError(f"EROFS: {path} has extents out of order, or of a second algorithm")
         if end - start > MAX_EXTENT:
-            raise LimitError(f"EROFS: {path[:80]}: an extent of {end - start} bytes; the limit is {MAX_EXTENT}")
+            raise LimitError(
+                f"EROFS: {path[:80]}: an extent of {end - start} bytes; the limit is {MAX_EXTENT}"
+            )
         count = 1
         if cluster.type == _HEAD1 and advise & _BIG_PCLUSTER_1 and number + 1 < len(clusters):
             count = clusters[number + 1].count or 1
