@@ -123,7 +123,7 @@ class Rule:
 class Outcome(StrEnum):
     """What became of a rule."""
 
-    PASS = "pass"  # noqa: S105 - no password
+    PASS = "pass"
     FAIL = "fail"
     WAIVED = "waived"
 

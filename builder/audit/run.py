@@ -48,7 +48,8 @@ def check_report(report: AuditReport) -> None:
         if len(report.failed) > _LISTED:
             lines.append(f"  … and {len(report.failed) - _LISTED} more rules")
         raise AuditError(
-            f"the audit of {report.declared.name} has {len(report.failed)} failing rules:\n" + "\n".join(lines),
+            f"the audit of {report.declared.name} has {len(report.failed)} failing rules:\n"
+            + "\n".join(lines),
             hint="mend the image, or waive the rule in the recipe with a reason (audit.waive, docs/audit.md)",
         )
     check_used(report)

@@ -90,7 +90,5 @@ def _place(finding: Finding, artifacts: dict[str, int], report: AuditReport) -> 
     return {
         "message": {"text": plain(f"{finding.place}: expected {finding.expected}, got {finding.got}")},
         "locations": [location],
-        "partialFingerprints": {
-            "place/v1": plain(f"{report.declared.name}:{tree}:{path or finding.place}")
-        },
+        "partialFingerprints": {"place/v1": plain(f"{report.declared.name}:{tree}:{path or finding.place}")},
     }

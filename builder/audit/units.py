@@ -167,9 +167,7 @@ def _load(tree: FileTree, name: str) -> Unit:
     for drop_in in _drop_ins(tree, name):
         settings += _parse(tree, drop_in)
     real = (tree.resolve(path) or path).rpartition("/")[2]
-    return Unit(
-        name=name, path=path, masked=False, settings=settings, alias_of=real if real != name else ""
-    )
+    return Unit(name=name, path=path, masked=False, settings=settings, alias_of=real if real != name else "")
 
 
 def _drop_ins(tree: FileTree, name: str) -> list[str]:

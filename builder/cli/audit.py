@@ -42,16 +42,16 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="print a JSON object")] = False,
 ) -> int:
     """Read the final bytes of an image and hold them against every rule of the hardening profile."""
-    document = parse_file(folder / _GOLDEN, MAX_DOCUMENT_BYTES, golden.parse, hint="goldsmith build writes it")
+    document = parse_file(
+        folder / _GOLDEN, MAX_DOCUMENT_BYTES, golden.parse, hint="goldsmith build writes it"
+    )
     declared = _declared(folder, recipe, document)
     lock = read_lock(folder / _LOCK, recipe=document.image.name)
     store = Store.default()
     needed = [archive for name in ("root", "kernel") for archive in lock.members(name)]
     with open_sources(InputOptions(), lock) as sources:
         fetch(needed, store, sources, recipe=lock.recipe, reporter=console.reporter())
-    report = audit_release(
-        disk=folder / _DISK, uki=folder / _UKI, declared=declared, lock=lock, store=store
-    )
+    report = audit_release(disk=folder / _DISK, uki=folder / _UKI, declared=declared, lock=lock, store=store)
     unused = sorted(declared.waivers.keys() - {result.rule.id for result in report.of(Outcome.WAIVED)})
     changed = _changed(folder, report, document)
     if sarif is not None:
@@ -94,7 +94,9 @@ def _changed(folder: Path, report: AuditReport, document: GoldenDocument) -> lis
         recorded = read_limited(folder / FILE_NAME, MAX_DOCUMENT)
         found[FILE_NAME] = hashlib.sha256(recorded).hexdigest()
         if recorded != dump_report(report) and not report.failed:
-            console.warn(f"{FILE_NAME} says something else than this audit: made by another version, or for another recipe")
+            console.warn(
+                f"{FILE_NAME} says something else than this audit: made by another version, or for another recipe"
+            )
     return [
         f"{name}: SHA-256 {digest}, the golden document lists {promised.get(name, 'no such file')}"
         for name, digest in sorted(found.items())
@@ -104,7 +106,11 @@ def _changed(folder: Path, report: AuditReport, document: GoldenDocument) -> lis
 
 def _print(report: AuditReport) -> None:
     rows = [
-        [result.rule.id, result.outcome.value if result.outcome is not Outcome.FAIL else "FAIL", result.rule.title]
+        [
+            result.rule.id,
+            result.outcome.value if result.outcome is not Outcome.FAIL else "FAIL",
+            result.rule.title,
+        ]
         for result in report.results
     ]
     console.table(f"{report.declared.name} {report.declared.version}", ["rule", "", ""], rows)

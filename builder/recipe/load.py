@@ -174,15 +174,23 @@ def _kernel_policy(whole: RecipeDocument, merged: Merged, problems: list[str]) -
     owner, _ = merged.document(location)
     try:
         named = File(path="/kernel-policy", source=whole.audit.kernel_policy)
-        origin = resolve_file(named, owner, merged.at(location), {}).origin  # finds it below its folder, or says why not
+        origin = resolve_file(
+            named, owner, merged.at(location), {}
+        ).origin  # finds it below its folder, or says why not
         document = read_yaml(files_folder(owner.path) / whole.audit.kernel_policy, origin)
     except RecipeError as error:
         problems.append(str(error))
         return None
     policy = validate(KernelPolicy, document.value, document.at, problems)
-    options = [item.option for item in (*policy.required, *policy.accepted)] if policy else []
+    options = (
+        [item.option for item in policy.required] + [item.option for item in policy.accepted]
+        if policy
+        else []
+    )
     problems.extend(
-        f"{origin}: {option} stands there twice" for option in dict.fromkeys(options) if options.count(option) > 1
+        f"{origin}: {option} stands there twice"
+        for option in dict.fromkeys(options)
+        if options.count(option) > 1
     )
     return policy
 

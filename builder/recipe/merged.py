@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ class Recipe:
     variables: Mapping[str, str | int | bool]
     path: Path
     sources: tuple[Path, ...]
-    audit: Audit = Audit()
+    audit: Audit = field(default_factory=Audit)
     kernel_policy: KernelPolicy | None = None
 
     @property

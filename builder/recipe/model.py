@@ -241,7 +241,9 @@ class Audit(Model):
         default_factory=dict, description="ports that are open to the network: tcp/8440 -> what answers there"
     )
     kernel_policy: str | None = Field(
-        default=None, max_length=512, description="file with the kernel policy, looked up as a file's source is"
+        default=None,
+        max_length=512,
+        description="file with the kernel policy, looked up as a file's source is",
     )
     waive: dict[RuleId, Reason] = Field(
         default_factory=dict,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from measurements.errors import FormatError, LimitError
+from measurements.errors import LimitError
 from measurements.formats.reader import Reader
 
 MAX_DATA: Final = 8 << 30

@@ -13,33 +13,35 @@ RULES = RuleSet("Channels from the host")
 
 _EXTENSIONS = frozenset(
     [
-        "systemd-sysext", "systemd-confext", "systemd-dissect", "systemd-portabled", "portablectl", "systemd-nspawn",
-        "systemd-vmspawn", "systemd-machined", "machinectl", "systemd-importd", "importctl", "systemd-pull",
-        "systemd-homed", "homectl", "systemd-repart", "systemd-sysupdate", "systemd-mountfsd", "systemd-storagetm",
-        "systemd-sysext.service", "systemd-confext.service", "systemd-sysext-initrd.service",
-        "systemd-confext-initrd.service", "systemd-sysext-sysroot.service", "systemd-confext-sysroot.service",
-        "systemd-portabled.service", "mount.ddi", "extension-release.d", "extensions", "confexts",
+        "systemd-sysext", "systemd-confext", "systemd-dissect", "systemd-portabled", "portablectl",
+        "systemd-nspawn", "systemd-vmspawn", "systemd-machined", "machinectl", "systemd-importd",
+        "importctl", "systemd-pull", "systemd-homed", "homectl", "systemd-repart", "systemd-sysupdate",
+        "systemd-mountfsd", "systemd-storagetm", "systemd-sysext.service", "systemd-confext.service",
+        "systemd-sysext-initrd.service", "systemd-confext-initrd.service", "systemd-sysext-sysroot.service",
+        "systemd-confext-sysroot.service", "systemd-portabled.service", "mount.ddi", "extension-release.d",
+        "extensions", "confexts",
     ]
 )  # fmt: skip
 _REMOTE = frozenset(
     [
         "sshd", "ssh", "dropbear", "telnetd", "in.telnetd", "systemd-ssh-generator", "systemd-ssh-proxy",
-        "systemd-ssh-issue", "sshd-vsock.socket", "sshd.service", "ssh.service", "ssh.socket", "login", "sulogin",
-        "systemd-sulogin-shell", "getty", "agetty", "mingetty", "su", "sudo", "runuser", "run0", "pkexec", "doas",
-        "systemd-getty-generator", "systemd-debug-generator", "systemd-run-generator", "systemd-import-generator",
-        "systemd-run", "systemd-stdio-bridge", "systemd-ask-password", "systemd-tty-ask-password-agent",
-        "console-getty.service", "getty@.service", "serial-getty@.service", "container-getty@.service",
-        "autovt@.service", "getty.target", "debug-shell.service", "qemu-ga", "qemu-guest-agent.service", "cloud-init",
-        "waagent", "google_guest_agent", "amazon-ssm-agent", "vmtoolsd",
+        "systemd-ssh-issue", "sshd-vsock.socket", "sshd.service", "ssh.service", "ssh.socket", "login",
+        "sulogin", "systemd-sulogin-shell", "getty", "agetty", "mingetty", "su", "sudo", "runuser", "run0",
+        "pkexec", "doas", "systemd-getty-generator", "systemd-debug-generator", "systemd-run-generator",
+        "systemd-import-generator", "systemd-run", "systemd-stdio-bridge", "systemd-ask-password",
+        "systemd-tty-ask-password-agent", "console-getty.service", "getty@.service",
+        "serial-getty@.service", "container-getty@.service", "autovt@.service", "getty.target",
+        "debug-shell.service", "qemu-ga", "qemu-guest-agent.service", "cloud-init", "waagent",
+        "google_guest_agent", "amazon-ssm-agent", "vmtoolsd",
     ]
 )  # fmt: skip
 _SLEEP = frozenset(
     [
         "kexec", "systemd-kexec.service", "kexec.target", "systemd-hibernate.service", "hibernate.target",
         "systemd-hybrid-sleep.service", "hybrid-sleep.target", "systemd-suspend.service", "suspend.target",
-        "systemd-suspend-then-hibernate.service", "suspend-then-hibernate.target", "sleep.target", "systemd-sleep",
-        "systemd-hibernate-resume", "systemd-hibernate-resume-generator", "systemd-hibernate-resume.service",
-        "systemd-soft-reboot.service", "soft-reboot.target",
+        "systemd-suspend-then-hibernate.service", "suspend-then-hibernate.target", "sleep.target",
+        "systemd-sleep", "systemd-hibernate-resume", "systemd-hibernate-resume-generator",
+        "systemd-hibernate-resume.service", "systemd-soft-reboot.service", "soft-reboot.target",
     ]
 )  # fmt: skip
 _COREDUMP = frozenset(
@@ -49,21 +51,24 @@ _TERMINAL_INPUT = ("tty", "tty-force", "tty-fail")
 #: Of the kernel, systemd and its generators: what gives a console, a shell, another init or root, or takes a defence.
 _FORBIDDEN_WORDS = frozenset(
     [
-        "console", "earlycon", "earlyprintk", "keep_bootcon", "debug", "init", "rdinit", "rd", "single", "s", "S", "1",
-        "emergency", "rescue", "-b", "systemd.unit", "rd.systemd.unit", "systemd.debug-shell", "systemd.debug_shell",
-        "rd.systemd.debug-shell", "systemd.default_debug_tty", "rd.systemd.default_debug_tty", "systemd.run",
-        "systemd.wants", "rd.systemd.wants", "systemd.mask", "rd.systemd.mask", "systemd.confirm_spawn", "systemd.setenv",
-        "systemd.set_credential", "systemd.set_credential_binary", "systemd.crash_shell", "systemd.crash_chvt",
-        "systemd.volatile", "systemd.verity_root_data", "systemd.verity_root_hash", "systemd.hostname", "systemd.image_policy",
+        "console", "earlycon", "earlyprintk", "keep_bootcon", "debug", "init", "rdinit", "rd", "single",
+        "s", "S", "1", "emergency", "rescue", "-b", "systemd.unit", "rd.systemd.unit",
+        "systemd.debug-shell", "systemd.debug_shell", "rd.systemd.debug-shell", "systemd.default_debug_tty",
+        "rd.systemd.default_debug_tty", "systemd.run", "systemd.wants", "rd.systemd.wants", "systemd.mask",
+        "rd.systemd.mask", "systemd.confirm_spawn", "systemd.setenv", "systemd.set_credential",
+        "systemd.set_credential_binary", "systemd.crash_shell", "systemd.crash_chvt", "systemd.volatile",
+        "systemd.verity_root_data", "systemd.verity_root_hash", "systemd.hostname", "systemd.image_policy",
         "systemd.ssh_auto", "systemd.ssh_listen", "systemd.pull", "rd.systemd.pull", "systemd.extra-unit",
-        "systemd.extra_unit", "mount.usr", "usrhash", "roothashsig", "rd.break", "rd.shell", "break", "ip", "netconsole",
-        "nokaslr", "nosmep", "nosmap", "nopti", "pti", "norandmaps", "noexec", "noexec32", "nospectre_v1", "nospectre_v2",
-        "spectre_v2", "spectre_v2_user", "spec_store_bypass_disable", "mds", "l1tf", "tsx_async_abort", "srbds", "retbleed",
-        "gather_data_sampling", "reg_file_data_sampling", "mmio_stale_data", "kvm.nx_huge_pages", "nosgx", "kgdboc", "kgdbwait",
-        "kgdbdbgp", "ftrace", "trace_event", "kprobe_event", "module_blacklist", "initcall_blacklist", "ima_policy",
-        "acpi_rsdp", "acpi_override", "efivar_ssdt", "acpi_no_initrd_override", "acpi", "kexec_file", "crashkernel", "resume",
-        "hibernate", "no_console_suspend", "noinitrd", "initrd", "memmap", "mem", "nr_cpus", "maxcpus", "fw_devlink",
-        "security", "lsm", "apparmor", "selinux", "enforcing", "unprivileged_bpf", "slub_debug", "slab_merge", "vdso",
+        "systemd.extra_unit", "mount.usr", "usrhash", "roothashsig", "rd.break", "rd.shell", "break", "ip",
+        "netconsole", "nokaslr", "nosmep", "nosmap", "nopti", "pti", "norandmaps", "noexec", "noexec32",
+        "nospectre_v1", "nospectre_v2", "spectre_v2", "spectre_v2_user", "spec_store_bypass_disable", "mds",
+        "l1tf", "tsx_async_abort", "srbds", "retbleed", "gather_data_sampling", "reg_file_data_sampling",
+        "mmio_stale_data", "kvm.nx_huge_pages", "nosgx", "kgdboc", "kgdbwait", "kgdbdbgp", "ftrace",
+        "trace_event", "kprobe_event", "module_blacklist", "initcall_blacklist", "ima_policy", "acpi_rsdp",
+        "acpi_override", "efivar_ssdt", "acpi_no_initrd_override", "acpi", "kexec_file", "crashkernel",
+        "resume", "hibernate", "no_console_suspend", "noinitrd", "initrd", "memmap", "mem", "nr_cpus",
+        "maxcpus", "fw_devlink", "security", "lsm", "apparmor", "selinux", "enforcing", "unprivileged_bpf",
+        "slub_debug", "slab_merge", "vdso",
     ]
 )  # fmt: skip
 _DEBUGFS_UNITS = frozenset(["sys-kernel-debug.mount", "sys-kernel-tracing.mount"])
@@ -89,7 +94,8 @@ def credentials(subject: Subject) -> Iterator[Finding]:
     "take the line or the unit out; what the host puts on the ESP must stay unread",
 )  # fmt: skip
 def stub_files(subject: Subject) -> Iterator[Finding]:
-    """No tmpfiles.d line takes a credential (`^`), no unit loads one by name, and none of them names `/.extra`."""
+    """No tmpfiles.d line takes a credential (`^`), no unit loads one by name, and none of them names
+    `/.extra`."""
     for tree, files in subject.image.trees.items():
         for path in config_files(files, "tmpfiles.d"):
             for line in (files.text(path) or "").splitlines():
@@ -115,7 +121,8 @@ def stub_files(subject: Subject) -> Iterator[Finding]:
     "exclude the program and its units in the recipe",
 )  # fmt: skip
 def extensions(subject: Subject) -> Iterator[Finding]:
-    """Neither tree has systemd-sysext, confext, dissect, portable, nspawn, machine, import or repart tools or units."""
+    """Neither tree has systemd-sysext, confext, dissect, portable, nspawn, machine, import or repart
+    tools or units."""
     yield from absent_names(subject, _EXTENSIONS, "tool for further images")
 
 
@@ -124,8 +131,8 @@ def extensions(subject: Subject) -> Iterator[Finding]:
     "include common/hardening: its udev rule reads PCR 12 before a root is mounted",
 )  # fmt: skip
 def pcr_12(subject: Subject) -> Iterator[Finding]:
-    """The initrd's udev rules, parsed, power off for every PCR 12 but zero and that of the declared debug console, in both
-    banks, and no later rule takes the command away."""
+    """The initrd's udev rules, parsed, power off for every PCR 12 but zero and that of the declared debug
+    console, in both banks, and no later rule takes the command away."""
     initrd = subject.image.initrd
     place = "initrd:/usr/lib/udev/rules.d"
     rules = [
@@ -165,8 +172,8 @@ def pcr_12(subject: Subject) -> Iterator[Finding]:
     "render /usr/lib/goldsmith/hardening/command-line from the recipe's command_line; build again",
 )  # fmt: skip
 def sealed_command_line(subject: Subject) -> Iterator[Finding]:
-    """The UKI's `.cmdline` is the recipe's words and one root hash; the file that the read-back compares with says the same
-    words, and as its second line the declared debug console."""
+    """The UKI's `.cmdline` is the recipe's words and one root hash; the file that the read-back compares
+    with says the same words, and as its second line the declared debug console."""
     words = list(subject.declared.command_line)
     root_hash = f"roothash={subject.image.hash_tree.root_hash}"
     found = list(subject.image.command_line)
@@ -192,8 +199,8 @@ def sealed_command_line(subject: Subject) -> Iterator[Finding]:
     "put a unit with SuccessAction=poweroff-force in its place, or mask it",
 )  # fmt: skip
 def emergency(subject: Subject) -> Iterator[Finding]:
-    """In both trees emergency.service and rescue.service start nothing and power off, or are masked; rescue.target is masked;
-    there is no debug-shell.service."""
+    """In both trees emergency.service and rescue.service start nothing and power off, or are masked;
+    rescue.target is masked; there is no debug-shell.service."""
     for tree, files in subject.image.trees.items():
         units = load_units(files)
         for name in ("emergency.service", "rescue.service"):
@@ -231,7 +238,8 @@ def emergency(subject: Subject) -> Iterator[Finding]:
     "take the unit out, or its StandardInput=",
 )  # fmt: skip
 def terminals(subject: Subject) -> Iterator[Finding]:
-    """No unit of either tree has `StandardInput=tty`, `tty-force` or `tty-fail`, and none names a terminal with `TTYPath=`."""
+    """No unit of either tree has `StandardInput=tty`, `tty-force` or `tty-fail`, and none names a
+    terminal with `TTYPath=`."""
     for tree, unit in _all_units(subject):
         given = unit.value("Service", "StandardInput")
         terminal = unit.value("Service", "TTYPath")
@@ -247,8 +255,8 @@ def terminals(subject: Subject) -> Iterator[Finding]:
     "exclude it in the recipe",
 )  # fmt: skip
 def logins(subject: Subject) -> Iterator[Finding]:
-    """Neither tree has a getty, login, sshd, guest agent or password prompt, nor systemd's generators for gettys, SSH over
-    vsock, debug shells and command line units."""
+    """Neither tree has a getty, login, sshd, guest agent or password prompt, nor systemd's generators for
+    gettys, SSH over vsock, debug shells and command line units."""
     yield from absent_names(subject, _REMOTE, "way to log in")
 
 
@@ -257,7 +265,8 @@ def logins(subject: Subject) -> Iterator[Finding]:
     "exclude ctrl-alt-del.target; CtrlAltDelBurstAction=none; kernel.sysrq = 0 and kernel.ctrl-alt-del = 0",
 )  # fmt: skip
 def key_combinations(subject: Subject) -> Iterator[Finding]:
-    """`kernel.sysrq` and `kernel.ctrl-alt-del` are 0; both trees have `CtrlAltDelBurstAction=none` and no unit for it."""
+    """`kernel.sysrq` and `kernel.ctrl-alt-del` are 0; both trees have `CtrlAltDelBurstAction=none` and no
+    unit for it."""
     yield from needs_settings(subject, [("kernel.sysrq", "0"), ("kernel.ctrl-alt-del", "0")])
     for tree, files in subject.image.trees.items():
         unit = load_units(files).get("ctrl-alt-del.target")
@@ -271,8 +280,8 @@ def key_combinations(subject: Subject) -> Iterator[Finding]:
     "nohibernate and kernel.kexec_load_disabled = 1; exclude the units of sleep and kexec",
 )  # fmt: skip
 def kexec_and_sleep(subject: Subject) -> Iterator[Finding]:
-    """`nohibernate` is sealed, `kernel.kexec_load_disabled` is 1, and no program or unit for kexec, sleep or soft reboot is
-    there."""
+    """`nohibernate` is sealed, `kernel.kexec_load_disabled` is 1, and no program or unit for kexec, sleep
+    or soft reboot is there."""
     yield from needs_words(subject, ["nohibernate"])
     yield from needs_settings(subject, [("kernel.kexec_load_disabled", "1")])
     yield from absent_names(subject, _SLEEP, "unit or program for it")
@@ -283,8 +292,8 @@ def kexec_and_sleep(subject: Subject) -> Iterator[Finding]:
     "include common/hardening; take LimitCORE= out of the unit",
 )  # fmt: skip
 def core_dumps(subject: Subject) -> Iterator[Finding]:
-    """`kernel.core_pattern` is /dev/null and no pipe, `fs.suid_dumpable` 0, the root's default limit 0 and raised by no unit;
-    PID 1 leaves no core; no systemd-coredump."""
+    """`kernel.core_pattern` is /dev/null and no pipe, `fs.suid_dumpable` 0, the root's default limit 0
+    and raised by no unit; PID 1 leaves no core; no systemd-coredump."""
     wanted = [
         ("kernel.core_pattern", "/dev/null"),
         ("kernel.core_pipe_limit", "1"),
@@ -305,7 +314,8 @@ def core_dumps(subject: Subject) -> Iterator[Finding]:
     "lockdown=confidentiality in command_line; take the tables out of the initrd",
 )  # fmt: skip
 def acpi_override(subject: Subject) -> Iterator[Finding]:
-    """Lockdown is sealed, and the initrd has no `/kernel/firmware/acpi`, from which the kernel would take tables."""
+    """Lockdown is sealed, and the initrd has no `/kernel/firmware/acpi`, from which the kernel would take
+    tables."""
     yield from needs_words(subject, ["lockdown=confidentiality"])
     for path, file in subject.image.initrd.items():
         if path.startswith("/kernel/") and file.is_file:
@@ -332,8 +342,8 @@ def debugfs(subject: Subject) -> Iterator[Finding]:
     "take the word out of command_line",
 )  # fmt: skip
 def forbidden_words(subject: Subject) -> Iterator[Finding]:
-    """The sealed command line has no console, no other init, unit or root, no debug shell, no switch that turns a protection
-    off, and no word twice."""
+    """The sealed command line has no console, no other init, unit or root, no debug shell, no switch that
+    turns a protection off, and no word twice."""
     names = [word.partition("=")[0] for word in subject.image.command_line]
     for name, word in zip(names, subject.image.command_line, strict=True):
         if name in _FORBIDDEN_WORDS or name.startswith(

@@ -34,8 +34,9 @@ _HOST_PATH = re.compile(
     "build again; never change a disk after its root hash was sealed",
 )  # fmt: skip
 def verity(subject: Subject) -> Iterator[Finding]:
-    """The hash tree computed over the root partition is the stored one, its root is the `roothash=` of the sealed command line, it
-    has a salt, it covers every block of the file system, and nothing follows it."""
+    """The hash tree computed over the root partition is the stored one, its root is the `roothash=` of
+    the sealed command line, it has a salt, it covers every block of the file system, and nothing follows
+    it."""
     tree, system = subject.image.hash_tree, subject.image.root_file_system
     sealed = [word.partition("=")[2] for word in subject.image.command_line if word.startswith("roothash=")]
     if sealed != [tree.root_hash]:
@@ -63,8 +64,8 @@ def verity(subject: Subject) -> Iterator[Finding]:
     "include common/kernel",
 )  # fmt: skip
 def root_words(subject: Subject) -> Iterator[Finding]:
-    """The sealed command line mounts `/dev/mapper/root` as EROFS, read only, stops at a corrupt block, and turns automatic
-    partitions and first boot questions off."""
+    """The sealed command line mounts `/dev/mapper/root` as EROFS, read only, stops at a corrupt block,
+    and turns automatic partitions and first boot questions off."""
     yield from needs_words(subject, _ROOT_WORDS)
 
 
@@ -73,8 +74,9 @@ def root_words(subject: Subject) -> Iterator[Finding]:
     "build again",
 )  # fmt: skip
 def partitions(subject: Subject) -> Iterator[Finding]:
-    """There are an ESP, a root and a verity partition and no other; root and verity are flagged read only, and their GUIDs are the
-    first and last 128 bits of the root hash; the backup table agrees; no byte lies outside of them."""
+    """There are an ESP, a root and a verity partition and no other; root and verity are flagged read
+    only, and their GUIDs are the first and last 128 bits of the root hash; the backup table agrees; no
+    byte lies outside of them."""
     image = subject.image
     kinds = [str(partition.type) for partition in image.table.partitions]
     if kinds != [ESP, ROOT, ROOT_VERITY]:
@@ -107,8 +109,8 @@ def partitions(subject: Subject) -> Iterator[Finding]:
     "build again; sign with goldsmith seal, which adds a signature and nothing else",
 )  # fmt: skip
 def esp(subject: Subject) -> Iterator[Finding]:
-    """The EFI system partition has exactly the file at the removable path; it is uki.efi byte for byte, or that with an
-    Authenticode signature."""
+    """The EFI system partition has exactly the file at the removable path; it is uki.efi byte for byte,
+    or that with an Authenticode signature."""
     for file in subject.image.esp:
         if file.path != BOOT_PATH:
             yield Finding(
@@ -127,8 +129,8 @@ def esp(subject: Subject) -> Iterator[Finding]:
     "build the UKI without further sections, profiles or device trees",
 )  # fmt: skip
 def sections(subject: Subject) -> Iterator[Finding]:
-    """Each section is one of the stub's own or of os-release, command line, kernel release, kernel and initrd, once; no profile,
-    splash, microcode, device tree or PCR signature."""
+    """Each section is one of the stub's own or of os-release, command line, kernel release, kernel and
+    initrd, once; no profile, splash, microcode, device tree or PCR signature."""
     names = [name for name, _ in subject.image.sections]
     for name in dict.fromkeys(names):
         if name not in _STUB + _PAYLOAD:
@@ -169,8 +171,8 @@ def sbat(subject: Subject) -> Iterator[Finding]:
     "os-release comes from the recipe's name and version",
 )  # fmt: skip
 def names(subject: Subject) -> Iterator[Finding]:
-    """IMAGE_ID and IMAGE_VERSION in the root's os-release are the recipe's name and version, and the UKI's `.osrel` is that very
-    file."""
+    """IMAGE_ID and IMAGE_VERSION in the root's os-release are the recipe's name and version, and the
+    UKI's `.osrel` is that very file."""
     text = subject.image.root.text("/etc/os-release") or ""
     fields = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     for key, wanted in (("IMAGE_ID", subject.declared.name), ("IMAGE_VERSION", subject.declared.version)):
@@ -203,7 +205,8 @@ def private_keys(subject: Subject) -> Iterator[Finding]:
     "find what wrote the path; a build must not depend on where it runs",
 )  # fmt: skip
 def host_paths(subject: Subject) -> Iterator[Finding]:
-    """No file of either tree names a home folder, a build folder or a temporary folder, and every file has the lock's time."""
+    """No file of either tree names a home folder, a build folder or a temporary folder, and every file
+    has the lock's time."""
     for tree, files in subject.image.trees.items():
         for path, file in files.items():
             if file.is_file and (match := _HOST_PATH.search(file.content)):

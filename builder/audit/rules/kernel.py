@@ -65,8 +65,8 @@ def signatures_enforced(subject: Subject) -> Iterator[Finding]:
     "include common/hardening",
 )  # fmt: skip
 def memory(subject: Subject) -> Iterator[Finding]:
-    """`init_on_alloc=1`, `init_on_free=1`, `slab_nomerge`, `page_alloc.shuffle=1`, `kfence.sample_interval=100` and
-    `randomize_kstack_offset=on` are sealed."""
+    """`init_on_alloc=1`, `init_on_free=1`, `slab_nomerge`, `page_alloc.shuffle=1`,
+    `kfence.sample_interval=100` and `randomize_kstack_offset=on` are sealed."""
     yield from needs_words(subject, _MEMORY)
 
 
@@ -94,7 +94,8 @@ def mitigations(subject: Subject) -> Iterator[Finding]:
     "include common/kernel and common/hardening",
 )  # fmt: skip
 def failures(subject: Subject) -> Iterator[Finding]:
-    """`panic=1` and `oops=panic` are sealed; the settings for oopses and interrupts of hardware errors ask for a panic."""
+    """`panic=1` and `oops=panic` are sealed; the settings for oopses and interrupts of hardware errors
+    ask for a panic."""
     yield from needs_words(subject, ["panic=1", "oops=panic"])
     yield from needs_settings(subject, _FAILURES)
 
@@ -113,7 +114,8 @@ def iommu(subject: Subject) -> Iterator[Finding]:
     "build from the lock; a kernel of another origin has another configuration and other module keys",
 )  # fmt: skip
 def identity(subject: Subject) -> Iterator[Finding]:
-    """The UKI's `.linux` is byte for byte the vmlinuz of the locked kernel package, and `.uname` its release."""
+    """The UKI's `.linux` is byte for byte the vmlinuz of the locked kernel package, and `.uname` its
+    release."""
     found, wanted = (
         hashlib.sha256(each).hexdigest()
         for each in (subject.image.section(".linux"), subject.references.kernel)
@@ -141,13 +143,14 @@ def identity(subject: Subject) -> Iterator[Finding]:
     "decide in the kernel policy: a reason and what stands in for it, or another kernel",
 )  # fmt: skip
 def configuration(subject: Subject) -> Iterator[Finding]:
-    """Each option that the recipe's kernel policy requires has its value in the locked kernel's configuration; the policy is
-    not empty."""
+    """Each option that the recipe's kernel policy requires has its value in the locked kernel's
+    configuration; the policy is not empty."""
     policy = subject.declared.kernel_policy
     config = {name: value.strip('"') for name, value in _OPTION.findall(subject.references.kernel_config)}
     if not policy or len(config) < 1000:
         yield Finding(
-            place=subject.references.kernel_package, expected="a kernel policy and a configuration of 1000 options or more",
+            place=subject.references.kernel_package,
+            expected="a kernel policy and a configuration of 1000 options or more",
             got=f"{len(policy or ())} lines of policy, {len(config)} options",
         )  # fmt: skip
     for item in policy or ():
@@ -158,12 +161,13 @@ def configuration(subject: Subject) -> Iterator[Finding]:
 
 
 @RULES.rule(
-    "GS-KERNEL-010", "What the kernel does not offer is as the policy says, and what stands in for it is there",
+    "GS-KERNEL-010",
+    "What the kernel does not offer is as the policy says, and what stands in for it is there",
     "update the kernel policy: the kernel changed, or a word that it relies on is gone",
 )  # fmt: skip
 def accepted_configuration(subject: Subject) -> Iterator[Finding]:
-    """Each option that the policy accepts otherwise than wanted is as described, and each word that it names as the stand-in is
-    on the sealed command line."""
+    """Each option that the policy accepts otherwise than wanted is as described, and each word that it
+    names as the stand-in is on the sealed command line."""
     config = {name: value.strip('"') for name, value in _OPTION.findall(subject.references.kernel_config)}
     for item in subject.declared.kernel_policy or ():
         if item.wanted is None:
@@ -182,12 +186,13 @@ def accepted_configuration(subject: Subject) -> Iterator[Finding]:
 
 
 @RULES.rule(
-    "GS-KERNEL-011", "No module is loaded after the last needed one, and the kernel starts no helper of its own",
+    "GS-KERNEL-011",
+    "No module is loaded after the last needed one, and the kernel starts no helper of its own",
     "kernel.modules_disabled = 1 and kernel.modprobe empty in sysctl.d",
 )  # fmt: skip
 def latch(subject: Subject) -> Iterator[Finding]:
-    """`kernel.modules_disabled` is 1 and `kernel.modprobe` empty; helpers get no capability; systemd-sysctl, which sets them,
-    starts at every boot after systemd-modules-load."""
+    """`kernel.modules_disabled` is 1 and `kernel.modprobe` empty; helpers get no capability; systemd-
+    sysctl, which sets them, starts at every boot after systemd-modules-load."""
     yield from needs_settings(subject, _LATCH + _HELPERS)
     units, links = load_units(subject.image.root), pulled_in(subject.image.root)
     for name in ("systemd-sysctl.service", "systemd-modules-load.service"):
@@ -210,8 +215,8 @@ def latch(subject: Subject) -> Iterator[Finding]:
     "include common/hardening",
 )  # fmt: skip
 def programs(subject: Subject) -> Iterator[Finding]:
-    """Unprivileged BPF, user namespaces, io_uring, ptrace, perf events, userfaultfd, line disciplines, TIOCSTI and executable
-    anonymous files are off."""
+    """Unprivileged BPF, user namespaces, io_uring, ptrace, perf events, userfaultfd, line disciplines,
+    TIOCSTI and executable anonymous files are off."""
     yield from needs_settings(subject, _PROGRAMS)
 
 
@@ -220,7 +225,8 @@ def programs(subject: Subject) -> Iterator[Finding]:
     "include common/hardening",
 )  # fmt: skip
 def secrets(subject: Subject) -> Iterator[Finding]:
-    """The log, pointers and tracing are closed, and addresses of programs are random over the largest range."""
+    """The log, pointers and tracing are closed, and addresses of programs are random over the largest
+    range."""
     yield from needs_settings(subject, _SECRETS)
 
 
@@ -238,8 +244,8 @@ def files(subject: Subject) -> Iterator[Finding]:
     "move it to /usr/lib/sysctl.d, and take the minus sign away",
 )  # fmt: skip
 def strict_settings(subject: Subject) -> Iterator[Finding]:
-    """Every line of sysctl.d is `name = value`, none begins with a minus sign, and all lie in /usr/lib/sysctl.d, where the
-    read-back looks; the initrd has none."""
+    """Every line of sysctl.d is `name = value`, none begins with a minus sign, and all lie in
+    /usr/lib/sysctl.d, where the read-back looks; the initrd has none."""
     for name, (value, place) in sysctl_settings(subject.image.root).items():
         if name.startswith("-") or value.startswith("\0"):
             yield Finding(place=f"root:{place}", expected="a setting that must take", got=name)
@@ -254,8 +260,8 @@ def strict_settings(subject: Subject) -> Iterator[Finding]:
     "include common/hardening; enable goldsmith-readback.service",
 )  # fmt: skip
 def read_back(subject: Subject) -> Iterator[Finding]:
-    """goldsmith-readback.service is required by sysinit.target, runs after settings, modules and packet filter and before the
-    network, powers off when it fails, and its script is there."""
+    """goldsmith-readback.service is required by sysinit.target, runs after settings, modules and packet
+    filter and before the network, powers off when it fails, and its script is there."""
     root = subject.image.root
     unit = load_units(root).get(_READBACK)
     if unit is None or unit.masked:

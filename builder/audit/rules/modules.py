@@ -14,17 +14,18 @@ RULES = RuleSet("Kernel")
 
 #: Names of drivers for buses, devices and protocols that the operator's machine could offer begin so.
 _LEGACY_PREFIXES = (
-    "usb", "xhci", "ehci", "ohci", "uhci", "floppy", "firewire", "thunderbolt", "pcmcia", "parport", "gameport", "hid_",
-    "bluetooth", "btusb", "snd", "drm", "vsock", "vmw_vsock", "hv_sock", "vhost", "nfs", "cifs", "9p", "ceph", "i2c_",
-    "ntfs", "hfs", "acpi_", "mtd",
+    "usb", "xhci", "ehci", "ohci", "uhci", "floppy", "firewire", "thunderbolt", "pcmcia", "parport",
+    "gameport", "hid_", "bluetooth", "btusb", "snd", "drm", "vsock", "vmw_vsock", "hv_sock", "vhost", "nfs",
+    "cifs", "9p", "ceph", "i2c_", "ntfs", "hfs", "acpi_", "mtd",
 )  # fmt: skip
 _LEGACY = frozenset(
     [
-        "ppdev", "lp", "joydev", "evdev", "mousedev", "hid", "psmouse", "sermouse", "atkbd", "i8042", "serio_raw", "qxl",
-        "vmwgfx", "cirrus", "bochs", "qemu_fw_cfg", "efi_pstore", "pstore_blk", "ramoops", "binfmt_misc", "cdrom", "sr_mod",
-        "isofs", "udf", "msdos", "vfat", "fat", "ufs", "jfs", "reiserfs", "cramfs", "ksmbd", "dccp", "sctp", "rds", "tipc",
-        "can", "ax25", "netrom", "x25", "atm", "appletalk", "ipx", "n_hdlc", "nbd", "loop", "kvm", "kvm_intel", "kvm_amd",
-        "msr", "cpuid", "configfs", "virtio_input", "virtio_gpu", "virtio_snd", "virtio_balloon", "virtiofs",
+        "ppdev", "lp", "joydev", "evdev", "mousedev", "hid", "psmouse", "sermouse", "atkbd", "i8042",
+        "serio_raw", "qxl", "vmwgfx", "cirrus", "bochs", "qemu_fw_cfg", "efi_pstore", "pstore_blk",
+        "ramoops", "binfmt_misc", "cdrom", "sr_mod", "isofs", "udf", "msdos", "vfat", "fat", "ufs", "jfs",
+        "reiserfs", "cramfs", "ksmbd", "dccp", "sctp", "rds", "tipc", "can", "ax25", "netrom", "x25", "atm",
+        "appletalk", "ipx", "n_hdlc", "nbd", "loop", "kvm", "kvm_intel", "kvm_amd", "msr", "cpuid",
+        "configfs", "virtio_input", "virtio_gpu", "virtio_snd", "virtio_balloon", "virtiofs",
     ]
 )  # fmt: skip
 
@@ -42,8 +43,8 @@ def _found(subject: Subject, tree: str) -> dict[str, str]:
     "list the module in the recipe, or take it out",
 )  # fmt: skip
 def allowlist(subject: Subject) -> Iterator[Finding]:
-    """Each tree's modules are those that its recipe lists (unless built in) and, recursively, what their `depends` and `softdep`
-    name; modules.dep lists exactly these."""
+    """Each tree's modules are those that its recipe lists (unless built in) and, recursively, what their
+    `depends` and `softdep` name; modules.dep lists exactly these."""
     builtin = modules.builtin_names(subject.image.trees)
     for tree, files in subject.image.trees.items():
         found = _found(subject, tree)
@@ -72,7 +73,8 @@ def allowlist(subject: Subject) -> Iterator[Finding]:
         listed = modules.listed_names(files)
         if listed != found.keys():
             yield Finding(
-                place=f"{tree}:modules.dep", expected=", ".join(sorted(found)), got=", ".join(sorted(listed)) or "no module",
+                place=f"{tree}:modules.dep", expected=", ".join(sorted(found)),
+                got=", ".join(sorted(listed)) or "no module",
             )  # fmt: skip
 
 
@@ -81,8 +83,8 @@ def allowlist(subject: Subject) -> Iterator[Finding]:
     "take modules from the locked kernel package alone",
 )  # fmt: skip
 def signatures(subject: Subject) -> Iterator[Finding]:
-    """Each module ends with a PKCS #7 signature over all of its bytes, which verifies with a certificate that is built into the
-    UKI's kernel."""
+    """Each module ends with a PKCS #7 signature over all of its bytes, which verifies with a certificate
+    that is built into the UKI's kernel."""
     try:
         kernel = modules.kernel_payload(subject.image.section(".linux"))
     except FormatError as error:
@@ -105,8 +107,9 @@ def signatures(subject: Subject) -> Iterator[Finding]:
     "take the module out of the recipe",
 )  # fmt: skip
 def legacy(subject: Subject) -> Iterator[Finding]:
-    """Neither tree has a module whose name is that of USB, floppy, FireWire, input, graphics, sound, vsock, fw_cfg, pstore, file
-    systems of removable media, or network protocols that nothing here speaks."""
+    """Neither tree has a module whose name is that of USB, floppy, FireWire, input, graphics, sound,
+    vsock, fw_cfg, pstore, file systems of removable media, or network protocols that nothing here
+    speaks."""
     for tree in subject.image.trees:
         for name, path in _found(subject, tree).items():
             if name in _LEGACY or name.startswith(_LEGACY_PREFIXES):
@@ -118,8 +121,8 @@ def legacy(subject: Subject) -> Iterator[Finding]:
     "name it in modules-load.d; nothing loads it later",
 )  # fmt: skip
 def loaded_early(subject: Subject) -> Iterator[Finding]:
-    """modules-load.d of the root names each module that the recipe lists and that is neither built in nor needed by another; and
-    names no module that is not there."""
+    """modules-load.d of the root names each module that the recipe lists and that is neither built in nor
+    needed by another; and names no module that is not there."""
     root, found = subject.image.root, _found(subject, "root")
     builtin = modules.builtin_names(subject.image.trees)
     named = {

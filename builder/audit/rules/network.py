@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from builder.audit.model import Finding, Subject
-from builder.audit.nftables import Chain, FilterRule, Match, Ruleset, Table, base_chains, parse_ruleset
+from builder.audit.nftables.model import Chain, FilterRule, Match, Ruleset, Table, base_chains
+from builder.audit.nftables.parse import parse_ruleset
 from builder.audit.readers.tree import FileTree
 from builder.audit.rules.registry import RuleSet, needs_settings
 from builder.audit.units import config_files, load_units, pulled_in
@@ -22,7 +23,7 @@ _ND = frozenset(
 )  # fmt: skip
 _ANSWERS = "& (ack | syn) != syn"
 _LINK_LOCAL = "fe80::/10"
-#: What may pass beside a service's port: conditions that must all be there, and no more. A set of values means: none but these.
+#: What may pass beside a service's port: conditions that must all be there, and no more, with no other values.
 _INPUT: tuple[dict[str, frozenset[str]], ...] = (
     {"iif": frozenset(["lo"])},
     {"udp sport": frozenset(["67"]), "udp dport": frozenset(["68"])},
@@ -44,12 +45,22 @@ _OUTPUT: tuple[dict[str, frozenset[str]], ...] = (
     {"ip6 daddr": frozenset(["ff02::16/128"]), "icmpv6 type": frozenset(["mld2-listener-report"])},
 )
 _ROUTING = [
-    ("net.ipv4.ip_forward", "0"), ("net.ipv4.conf.*.accept_redirects", "0"), ("net.ipv4.conf.*.accept_source_route", "0"),
-    ("net.ipv4.conf.*.rp_filter", "1"), ("net.ipv4.conf.*.secure_redirects", "0"), ("net.ipv4.conf.*.send_redirects", "0"),
-    ("net.ipv4.icmp_echo_ignore_all", "1"), ("net.ipv4.icmp_echo_ignore_broadcasts", "1"), ("net.ipv4.tcp_rfc1337", "1"),
-    ("net.ipv4.tcp_syncookies", "1"), ("net.ipv4.conf.*.proxy_arp", "0"), ("net.ipv6.conf.*.accept_redirects", "0"),
-    ("net.ipv6.conf.*.accept_source_route", "0"), ("net.ipv6.conf.*.forwarding", "0"), ("net.ipv6.icmp.echo_ignore_all", "1"),
-]  # fmt: skip
+    ("net.ipv4.ip_forward", "0"),
+    ("net.ipv4.conf.*.accept_redirects", "0"),
+    ("net.ipv4.conf.*.accept_source_route", "0"),
+    ("net.ipv4.conf.*.rp_filter", "1"),
+    ("net.ipv4.conf.*.secure_redirects", "0"),
+    ("net.ipv4.conf.*.send_redirects", "0"),
+    ("net.ipv4.conf.*.proxy_arp", "0"),
+    ("net.ipv4.icmp_echo_ignore_all", "1"),
+    ("net.ipv4.icmp_echo_ignore_broadcasts", "1"),
+    ("net.ipv4.tcp_rfc1337", "1"),
+    ("net.ipv4.tcp_syncookies", "1"),
+    ("net.ipv6.conf.*.accept_redirects", "0"),
+    ("net.ipv6.conf.*.accept_source_route", "0"),
+    ("net.ipv6.conf.*.forwarding", "0"),
+    ("net.ipv6.icmp.echo_ignore_all", "1"),
+]
 _LISTEN = ("ListenStream", "ListenDatagram", "ListenSequentialPacket")
 _LOCAL = re.compile(r"(?:/|@|netlink|kobject|audit)")
 _PORT = re.compile(r"(?:(?:\d{1,3}(?:\.\d{1,3}){3}|\[[0-9a-fA-F:]+\]):)?(\d{1,5})\Z")
@@ -79,8 +90,9 @@ def _parsed(subject: Subject) -> Ruleset:
     "write the rule in the known form, or teach builder/audit/nftables.py the statement",
 )  # fmt: skip
 def parses(subject: Subject) -> Iterator[Finding]:
-    """rules.nft and each file that it includes parse strictly: every set, port, address, type and interface is well formed, every
-    include and set resolves, no rule asks for both families; the transaction begins with `flush ruleset`."""
+    """rules.nft and each file that it includes parse strictly: every set, port, address, type and
+    interface is well formed, every include and set resolves, no rule asks for both families; the
+    transaction begins with `flush ruleset`."""
     try:
         ruleset = _ruleset(subject.image.root)
     except FormatError as error:
@@ -95,8 +107,8 @@ def parses(subject: Subject) -> Iterator[Finding]:
     "one table inet with the hooks input, forward and output and policy drop",
 )  # fmt: skip
 def default_deny(subject: Subject) -> Iterator[Finding]:
-    """There is exactly one table, of the family inet, so IPv4 and IPv6 meet the same rules; its chains input, forward and output
-    each have the policy drop, and no other chain accepts first."""
+    """There is exactly one table, of the family inet, so IPv4 and IPv6 meet the same rules; its chains
+    input, forward and output each have the policy drop, and no other chain accepts first."""
     ruleset = _parsed(subject)
     families = [table.family for table in ruleset.tables]
     if families != ["inet"]:
@@ -118,8 +130,9 @@ def default_deny(subject: Subject) -> Iterator[Finding]:
     "declare the port under audit.ports with a reason, or take its file out of firewall/services",
 )  # fmt: skip
 def open_ports(subject: Subject) -> Iterator[Finding]:
-    """The ports that the input chain accepts from anybody are those that the recipe declares; every other accepting rule is one
-    of: loopback, answers of DHCP, neighbour discovery with hop limit 255, multicast queries of the link, path MTU."""
+    """The ports that the input chain accepts from anybody are those that the recipe declares; every other
+    accepting rule is one of: loopback, answers of DHCP, neighbour discovery with hop limit 255, multicast
+    queries of the link, path MTU."""
     ruleset = _parsed(subject)
     found: dict[str, str] = {}
     for table, chain in base_chains(ruleset):
@@ -144,8 +157,8 @@ def open_ports(subject: Subject) -> Iterator[Finding]:
     "answers only: tcp flags & (syn | ack) != syn",
 )  # fmt: skip
 def no_first_packet(subject: Subject) -> Iterator[Finding]:
-    """The output chain accepts from a service's port answers alone (TCP without a first SYN), and beside that loopback, DHCP,
-    neighbour discovery and multicast reports; the forward chain accepts nothing."""
+    """The output chain accepts from a service's port answers alone (TCP without a first SYN), and beside
+    that loopback, DHCP, neighbour discovery and multicast reports; the forward chain accepts nothing."""
     ruleset = _parsed(subject)
     for table, chain in base_chains(ruleset):
         for rule in _accepting(chain):
@@ -163,8 +176,8 @@ def no_first_packet(subject: Subject) -> Iterator[Finding]:
     "one port in the .socket unit, in firewall/services and in audit.ports",
 )  # fmt: skip
 def sockets(subject: Subject) -> Iterator[Finding]:
-    """The `.socket` units of the root listen on the declared ports of IP and on local addresses, and on nothing else: no vsock, no
-    other protocol; each declared port has a listener."""
+    """The `.socket` units of the root listen on the declared ports of IP and on local addresses, and on
+    nothing else: no vsock, no other protocol; each declared port has a listener."""
     heard: dict[str, str] = {}
     for unit in load_units(subject.image.root).values():
         if unit.kind != "socket" or unit.masked:
@@ -192,8 +205,9 @@ def sockets(subject: Subject) -> Iterator[Finding]:
     "include common/hardening; enable goldsmith-firewall.service",
 )  # fmt: skip
 def loaded_first(subject: Subject) -> Iterator[Finding]:
-    """goldsmith-firewall.service loads exactly rules.nft, is required by sysinit.target, runs before network-pre.target, and powers
-    off when it fails; systemd-networkd, where it is there, comes after network-pre.target."""
+    """goldsmith-firewall.service loads exactly rules.nft, is required by sysinit.target, runs before
+    network-pre.target, and powers off when it fails; systemd-networkd, where it is there, comes after
+    network-pre.target."""
     root = subject.image.root
     units = load_units(root)
     unit = units.get(_FIREWALL)
@@ -228,8 +242,8 @@ def loaded_first(subject: Subject) -> Iterator[Finding]:
     "include common/hardening",
 )  # fmt: skip
 def routing(subject: Subject) -> Iterator[Finding]:
-    """Forwarding, redirects, source routes, proxy ARP and echo answers are off, reverse paths are checked, for every interface of
-    both families."""
+    """Forwarding, redirects, source routes, proxy ARP and echo answers are off, reverse paths are
+    checked, for every interface of both families."""
     yield from needs_settings(subject, _ROUTING)
 
 
@@ -238,8 +252,8 @@ def routing(subject: Subject) -> Iterator[Finding]:
     "LLMNR=no, MulticastDNS=no; UseHostname=no, UseDomains=no in the .network file",
 )  # fmt: skip
 def configuration(subject: Subject) -> Iterator[Finding]:
-    """Each `.network` file turns LLMNR and multicast DNS off and takes no host name or search domain from DHCP; no `.netdev` file
-    makes a tunnel."""
+    """Each `.network` file turns LLMNR and multicast DNS off and takes no host name or search domain from
+    DHCP; no `.netdev` file makes a tunnel."""
     root = subject.image.root
     for path in config_files(root, "systemd/network", ".network"):
         lines = {line.strip().replace(" ", "") for line in (root.text(path) or "").splitlines()}
@@ -255,7 +269,8 @@ def _accepting(chain: Chain) -> list[FilterRule]:
 
 
 def _service_ports(ruleset: Ruleset, table: Table, rule: FilterRule, side: str) -> list[str] | None:
-    """Return the ports of a rule that is for a service: one port condition; for TCP answers, the flags as well."""
+    """Return the ports of a rule that is for a service: one port condition; for TCP answers, the flags as
+    well."""
     for protocol in ("tcp", "udp"):
         match: Match | None = rule.match(f"{protocol} {side}")
         if match is None:

@@ -57,6 +57,6 @@ def needs_settings(subject: Subject, wanted: Sequence[tuple[str, str]]) -> Itera
 def absent_names(subject: Subject, names: frozenset[str], what: str) -> Iterator[Finding]:
     """Find paths of either tree whose last component is one of ``names``."""
     for tree, files in subject.image.trees.items():
-        for path, _ in files.items():
+        for path, _ in files.items():  # noqa: PERF102 - no dict
             if path.rpartition("/")[2] in names:
                 yield Finding(place=f"{tree}:{path}", expected=f"no {what}", got="it is there")

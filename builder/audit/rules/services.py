@@ -34,11 +34,12 @@ _PRESENT = (
 )
 _FORBIDDEN = frozenset(
     [
-        "user@.service", "user-runtime-dir@.service", "dbus.service", "dbus.socket", "systemd-logind.service",
-        "systemd-hostnamed.service", "systemd-timedated.service", "systemd-localed.service", "systemd-userdbd.service",
-        "systemd-journal-remote.service", "systemd-journal-upload.service", "systemd-journal-gatewayd.service",
-        "systemd-resolved.service", "systemd-oomd.service", "systemd-bsod.service", "systemd-vconsole-setup.service",
-        "rsyslog.service", "systemd-ask-password-console.service", "systemd-ask-password-wall.service",
+        "user@.service", "user-runtime-dir@.service", "dbus.service", "dbus.socket",
+        "systemd-logind.service", "systemd-hostnamed.service", "systemd-timedated.service",
+        "systemd-localed.service", "systemd-userdbd.service", "systemd-journal-remote.service",
+        "systemd-journal-upload.service", "systemd-journal-gatewayd.service", "systemd-resolved.service",
+        "systemd-oomd.service", "systemd-bsod.service", "systemd-vconsole-setup.service", "rsyslog.service",
+        "systemd-ask-password-console.service", "systemd-ask-password-wall.service",
         "systemd-firstboot.service", "systemd-sysusers.service", "systemd-machine-id-commit.service",
     ]
 )  # fmt: skip
@@ -58,9 +59,9 @@ def running_services(units: Mapping[str, Unit]) -> list[str]:
     "add the setting to the unit; docs/hardening.md says what each is for",
 )  # fmt: skip
 def sandbox(subject: Subject) -> Iterator[Finding]:
-    """Every `goldsmith-*.service` on disk, drop-ins applied, has no new privileges, no writable code, no realtime, one system call
-    table, closed devices, a private keyring, and lists its capabilities, system calls, namespaces and address families; its
-    filter of system calls allows, and does not only forbid."""
+    """Every `goldsmith-*.service` on disk, drop-ins applied, has no new privileges, no writable code, no
+    realtime, one system call table, closed devices, a private keyring, and lists its capabilities, system
+    calls, namespaces and address families; its filter of system calls allows, and does not only forbid."""
     for name, unit in load_units(subject.image.root).items():
         if unit.kind != "service" or not name.startswith(OURS) or unit.masked:
             continue
@@ -86,8 +87,8 @@ def sandbox(subject: Subject) -> Iterator[Finding]:
     "systemd-analyze security --offline=yes --root=TREE UNIT says what would help most",
 )  # fmt: skip
 def exposure(subject: Subject) -> Iterator[Finding]:
-    """`systemd-analyze security` of the locked systemd, on the unit files out of the image, gives each `goldsmith-*.service` at
-    most 2.0 of 10."""
+    """`systemd-analyze security` of the locked systemd, on the unit files out of the image, gives each
+    `goldsmith-*.service` at most 2.0 of 10."""
     yield from _exposed(subject, ours=True, limit=LIMIT)
 
 
@@ -96,8 +97,8 @@ def exposure(subject: Subject) -> Iterator[Finding]:
     "add a drop-in as recipes/common/hardening/services has them",
 )  # fmt: skip
 def others(subject: Subject) -> Iterator[Finding]:
-    """Each further service that runs has a number by the same program, below 5.0, where systemd's own scale calls a service
-    exposed to a medium degree."""
+    """Each further service that runs has a number by the same program, below 5.0, where systemd's own
+    scale calls a service exposed to a medium degree."""
     yield from _exposed(subject, ours=False, limit=LIMIT_OF_OTHERS)
 
 
@@ -106,8 +107,8 @@ def others(subject: Subject) -> Iterator[Finding]:
     "exclude the unit, or keep its program",
 )  # fmt: skip
 def programs(subject: Subject) -> Iterator[Finding]:
-    """Each program of an Exec line of each unit of the root is an executable file of the root, by an absolute path or below
-    /usr/bin."""
+    """Each program of an Exec line of each unit of the root is an executable file of the root, by an
+    absolute path or below /usr/bin."""
     files = subject.image.root
     for unit in load_units(files).values():
         for key, line in unit.programs():
@@ -124,8 +125,8 @@ def programs(subject: Subject) -> Iterator[Finding]:
     "exclude the unit in the recipe",
 )  # fmt: skip
 def absent(subject: Subject) -> Iterator[Finding]:
-    """Neither tree has units of D-Bus, logind, user managers, resolved, remote journals, password prompts or first boots that
-    are not masked."""
+    """Neither tree has units of D-Bus, logind, user managers, resolved, remote journals, password prompts
+    or first boots that are not masked."""
     for tree, files in subject.image.trees.items():
         for name, unit in load_units(files).items():
             if name in _FORBIDDEN and not unit.masked:

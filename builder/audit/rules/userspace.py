@@ -21,10 +21,11 @@ _INTERPRETERS = re.compile(
 )
 _TOOLS = frozenset(
     [
-        "dpkg", "dpkg-deb", "apt", "apt-get", "apt-key", "rpm", "snap", "pip", "pip3", "gcc", "cc", "ld", "as", "objdump",
-        "strace", "ltrace", "gdbserver", "curl", "wget", "nc", "ncat", "socat", "tar", "cp", "dd", "chroot", "env", "xargs",
-        "find", "cron", "crond", "atd", "dbus-daemon", "dbus-broker", "polkitd", "nsenter", "unshare", "setpriv", "capsh",
-        "insmod", "systemctl-shell", "unix_chkpwd", "newgrp", "chsh", "ld.so.preload",
+        "dpkg", "dpkg-deb", "apt", "apt-get", "apt-key", "rpm", "snap", "pip", "pip3", "gcc", "cc", "ld",
+        "as", "objdump", "strace", "ltrace", "gdbserver", "curl", "wget", "nc", "ncat", "socat", "tar",
+        "cp", "dd", "chroot", "env", "xargs", "find", "cron", "crond", "atd", "dbus-daemon", "dbus-broker",
+        "polkitd", "nsenter", "unshare", "setpriv", "capsh", "insmod", "systemctl-shell", "unix_chkpwd",
+        "newgrp", "chsh", "ld.so.preload",
     ]
 )  # fmt: skip
 _TABLES = (
@@ -55,8 +56,8 @@ def _everything(subject: Subject) -> Iterator[tuple[str, FileTree]]:
     "strip_setuid in the recipe, or setuid with a reason",
 )  # fmt: skip
 def setuid(subject: Subject) -> Iterator[Finding]:
-    """No inode of either tree has the bit, but those that the recipe lists under `setuid` with a reason; and each listed one is
-    there."""
+    """No inode of either tree has the bit, but those that the recipe lists under `setuid` with a reason;
+    and each listed one is there."""
     for tree, files in _everything(subject):
         declared = subject.declared.setuid[tree]
         for path, file in files.items():
@@ -79,7 +80,8 @@ def setuid(subject: Subject) -> Iterator[Finding]:
     "take the attribute away; a service gets capabilities from its unit",
 )  # fmt: skip
 def capabilities(subject: Subject) -> Iterator[Finding]:
-    """No inode has extended attributes: no `security.capability`, no ACL; read from the inodes themselves."""
+    """No inode has extended attributes: no `security.capability`, no ACL; read from the inodes
+    themselves."""
     for tree, files in _everything(subject):
         for path, file in files.items():
             for name, value in file.xattrs.items():
@@ -93,7 +95,8 @@ def capabilities(subject: Subject) -> Iterator[Finding]:
     "exclude it in the recipe",
 )  # fmt: skip
 def shells(subject: Subject) -> Iterator[Finding]:
-    """Neither tree has an executable file, or a link to one, with the name of a shell, unless listed under `interpreters`."""
+    """Neither tree has an executable file, or a link to one, with the name of a shell, unless listed
+    under `interpreters`."""
     yield from _named(subject, _SHELLS, "shell")
 
 
@@ -102,8 +105,8 @@ def shells(subject: Subject) -> Iterator[Finding]:
     "exclude it, or list it under interpreters with a reason",
 )  # fmt: skip
 def interpreters(subject: Subject) -> Iterator[Finding]:
-    """Executable files with the name of an interpreter, debugger or editor, and those that a script names after `#!`, are listed
-    under `interpreters`; each listed one is there."""
+    """Executable files with the name of an interpreter, debugger or editor, and those that a script names
+    after `#!`, are listed under `interpreters`; each listed one is there."""
     yield from _named(subject, _INTERPRETERS, "interpreter")
     for tree, files in _everything(subject):
         for path, file in files.items():
@@ -129,7 +132,8 @@ def interpreters(subject: Subject) -> Iterator[Finding]:
     "mode and owner in the recipe",
 )  # fmt: skip
 def writable(subject: Subject) -> Iterator[Finding]:
-    """No file or folder may be written by group or others but `/tmp` and `/var/tmp` (1777); every inode belongs to 0:0."""
+    """No file or folder may be written by group or others but `/tmp` and `/var/tmp` (1777); every inode
+    belongs to 0:0."""
     for tree, files in _everything(subject):
         for path, file in files.items():
             if path in ("/tmp", "/var/tmp") and file.is_directory and file.permissions == 0o1777:  # noqa: S108
@@ -175,8 +179,9 @@ def tables(subject: Subject) -> Iterator[Finding]:
     "Options=noexec,nosuid,nodev in the unit or a drop-in",
 )  # fmt: skip
 def mounts(subject: Subject) -> Iterator[Finding]:
-    """Every `.mount` unit has noexec, nosuid and nodev; `/tmp` and `/var` are such units with a limit of size; mount units of the
-    initrd, required there, bind `/dev`, `/dev/shm`, `/run` and `/etc/machine-id` closed before PID 1 runs in the root."""
+    """Every `.mount` unit has noexec, nosuid and nodev; `/tmp` and `/var` are such units with a limit of
+    size; mount units of the initrd, required there, bind `/dev`, `/dev/shm`, `/run` and `/etc/machine-id`
+    closed before PID 1 runs in the root."""
     for tree, files in _everything(subject):
         places: dict[str, set[str]] = {}
         units = {
@@ -221,7 +226,8 @@ def mounts(subject: Subject) -> Iterator[Finding]:
     "take the unit out; what must change at run time lives in /run or /var",
 )  # fmt: skip
 def etc(subject: Subject) -> Iterator[Finding]:
-    """`/etc` and `/usr` are folders of the root, not links; no unit mounts over them, and no tmpfiles.d line writes there."""
+    """`/etc` and `/usr` are folders of the root, not links; no unit mounts over them, and no tmpfiles.d
+    line writes there."""
     files = subject.image.root
     for path in ("/etc", "/usr"):
         found = files.get(path)
@@ -250,8 +256,8 @@ def etc(subject: Subject) -> Iterator[Finding]:
     "declare users in the recipe; the builder locks them",
 )  # fmt: skip
 def accounts(subject: Subject) -> Iterator[Finding]:
-    """In passwd each password is in shadow and each shell is nologin or false; in shadow each password begins with `!` or is `*`;
-    both name the same accounts; only the owner reads shadow and gshadow."""
+    """In passwd each password is in shadow and each shell is nologin or false; in shadow each password
+    begins with `!` or is `*`; both name the same accounts; only the owner reads shadow and gshadow."""
     for tree, files in _everything(subject):
         passwd, shadow = _table(files, "/etc/passwd"), _table(files, "/etc/shadow")
         if not passwd or {row[0] for row in passwd} != {row[0] for row in shadow}:
@@ -307,8 +313,8 @@ def ids(subject: Subject) -> Iterator[Finding]:
     "exclude it in the recipe",
 )  # fmt: skip
 def tools(subject: Subject) -> Iterator[Finding]:
-    """Neither tree has a file with the name of a tool by which an intruder brings, makes or starts other programs; nor
-    `/etc/ld.so.preload`."""
+    """Neither tree has a file with the name of a tool by which an intruder brings, makes or starts other
+    programs; nor `/etc/ld.so.preload`."""
     yield from absent_names(subject, _TOOLS, "tool of this kind")
 
 

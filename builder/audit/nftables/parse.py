@@ -5,12 +5,22 @@ A statement that is not known here is an error, never skipped: what is not under
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
+from builder.audit.nftables.model import Chain, FilterRule, Match, Ruleset, Table
+from builder.audit.nftables.values import (
+    ICMP_CODES,
+    ICMP_TYPES,
+    ICMPV6_TYPES,
+    TCP_FLAGS,
+    byte,
+    network,
+    one_of,
+    port,
+)
 from measurements.errors import FormatError, LimitError
 
 MAX_TEXT: Final = 1 << 20
@@ -23,90 +33,10 @@ _INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}\Z")
 _FAMILIES = ("ip", "ip6", "inet")
 _HOOKS = ("input", "forward", "output")
 _POLICIES = ("accept", "drop")
-_ICMP_TYPES = frozenset(
-    ["destination-unreachable", "echo-request", "echo-reply", "time-exceeded", "parameter-problem"]
-)
-_ICMP_CODES = frozenset(
-    ["net-unreachable", "host-unreachable", "prot-unreachable", "port-unreachable", "frag-needed"]
-)
-_ICMPV6_TYPES = frozenset(
-    [
-        "destination-unreachable", "packet-too-big", "time-exceeded", "parameter-problem", "echo-request",
-        "echo-reply", "mld-listener-query", "mld-listener-report", "mld-listener-done", "mld2-listener-report",
-        "nd-router-solicit", "nd-router-advert", "nd-neighbor-solicit", "nd-neighbor-advert", "nd-redirect",
-    ]
-)  # fmt: skip
-_TCP_FLAGS = frozenset(["fin", "syn", "rst", "psh", "ack", "urg", "ecn", "cwr"])
 #: What a field says about the packet's network protocol; a rule that says both can never match, and does not load.
 _FAMILY_OF = {"ip saddr": 4, "ip daddr": 4, "icmp type": 4, "icmp code": 4,
               "ip6 saddr": 6, "ip6 daddr": 6, "ip6 hoplimit": 6, "icmpv6 type": 6}  # fmt: skip
 _TRANSPORT_OF = {"tcp": "tcp", "udp": "udp", "icmp": "icmp", "icmpv6": "icmpv6"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
-    """One condition of a rule.
-
-    Attributes:
-        field: "tcp dport", "ip6 saddr", "iif", "tcp flags".
-        values: what the field may be, sorted; for flags the text of the whole condition.
-        set: name of the set that holds the values; empty where they stand in the rule.
-    """
-
-    field: str
-    values: tuple[str, ...] = ()
-    set: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FilterRule:
-    """Conditions that must all hold, and the verdict."""
-
-    matches: tuple[Match, ...]
-    verdict: str
-    where: str
-
-    def match(self, name: str) -> Match | None:
-        """Return the condition on a field."""
-        return next((match for match in self.matches if match.field == name), None)
-
-
-@dataclass(slots=True, kw_only=True)
-class Chain:
-    """A base chain; policy is empty for a chain without a hook."""
-
-    name: str
-    hook: str = ""
-    priority: str = ""
-    policy: str = ""
-    rules: list[FilterRule] = field(default_factory=list)
-
-
-@dataclass(slots=True, kw_only=True)
-class Table:
-    """A table: sets of ports, and chains."""
-
-    family: str
-    name: str
-    sets: dict[str, set[str]] = field(default_factory=dict)
-    chains: dict[str, Chain] = field(default_factory=dict)
-
-
-@dataclass(slots=True, kw_only=True)
-class Ruleset:
-    """What one transaction leaves in the kernel.
-
-    Attributes:
-        flushes: the transaction begins with "flush ruleset", so nothing older stays.
-        tables: in order.
-    """
-
-    flushes: bool = False
-    tables: list[Table] = field(default_factory=list)
-
-    def elements(self, table: Table, match: Match) -> frozenset[str]:
-        """Return the values of a match, its set looked up."""
-        return frozenset(table.sets[match.set]) if match.set else frozenset(match.values)
 
 
 def parse_ruleset(path: str, read: Callable[[str], Sequence[tuple[str, str]]]) -> Ruleset:
@@ -307,21 +237,21 @@ class _Parser:
                     if wanted not in table.sets:
                         raise self._error(f"there is no set {wanted} in the table {table.name}")
                     return Match(field=name_, set=wanted)
-                return Match(field=name_, values=tuple(sorted(self._values(_port))))
+                return Match(field=name_, values=tuple(sorted(self._values(port))))
             case "tcp flags":
                 return Match(field=name_, values=(self._flags(),))
             case "ip saddr" | "ip daddr":
-                return Match(field=name_, values=tuple(sorted(self._values(_network(4)))))
+                return Match(field=name_, values=tuple(sorted(self._values(network(4)))))
             case "ip6 saddr" | "ip6 daddr":
-                return Match(field=name_, values=tuple(sorted(self._values(_network(6)))))
+                return Match(field=name_, values=tuple(sorted(self._values(network(6)))))
             case "ip6 hoplimit":
-                return Match(field=name_, values=tuple(sorted(self._values(_byte))))
+                return Match(field=name_, values=tuple(sorted(self._values(byte))))
             case "icmp type":
-                return Match(field=name_, values=tuple(sorted(self._values(_one_of(_ICMP_TYPES)))))
+                return Match(field=name_, values=tuple(sorted(self._values(one_of(ICMP_TYPES)))))
             case "icmp code":
-                return Match(field=name_, values=tuple(sorted(self._values(_one_of(_ICMP_CODES)))))
+                return Match(field=name_, values=tuple(sorted(self._values(one_of(ICMP_CODES)))))
             case "icmpv6 type":
-                return Match(field=name_, values=tuple(sorted(self._values(_one_of(_ICMPV6_TYPES)))))
+                return Match(field=name_, values=tuple(sorted(self._values(one_of(ICMPV6_TYPES)))))
             case _:
                 raise self._error(f"the statement {name_[:80]!r} is not known to this audit")
 
@@ -329,11 +259,11 @@ class _Parser:
         """Read ``& (syn | ack) != syn``."""
         self._expect("&")
         self._expect("(")
-        mask = [self._word(*_TCP_FLAGS)]
+        mask = [self._word(*TCP_FLAGS)]
         while self._word("|", ")") == "|":
-            mask.append(self._word(*_TCP_FLAGS))
+            mask.append(self._word(*TCP_FLAGS))
         operator = self._word("!=", "==") if self._peek() != "=" else self._next().text
-        value = self._word(*_TCP_FLAGS)
+        value = self._word(*TCP_FLAGS)
         if value not in mask:
             raise self._error(f"the flag {value} is not in the mask {', '.join(mask)}")
         return f"& ({' | '.join(sorted(mask))}) {operator} {value}"
@@ -341,7 +271,7 @@ class _Parser:
     def _ports(self) -> set[str]:
         if self._peek() != "{":
             raise self._error("expected elements in braces")
-        return self._values(_port)
+        return self._values(port)
 
     def _values(self, check: Callable[[str], str]) -> set[str]:
         """Read one value, or several in braces."""
@@ -415,42 +345,3 @@ class _Parser:
 
     def _error(self, message: str) -> FormatError:
         return FormatError(f"{self._where}: {message}")
-
-
-def _port(text: str) -> str:
-    if not text.isascii() or not text.isdigit() or not 0 < int(text[:6]) <= 65535:
-        raise ValueError("no port")
-    return str(int(text))
-
-
-def _byte(text: str) -> str:
-    if not text.isascii() or not text.isdigit() or int(text[:4]) > 255:
-        raise ValueError("no number of a byte")
-    return str(int(text))
-
-
-def _network(version: int) -> Callable[[str], str]:
-    def check(text: str) -> str:
-        network = ipaddress.ip_network(text, strict=True)
-        if network.version != version:
-            raise ValueError(f"no IPv{version} address")
-        return str(network)
-
-    return check
-
-
-def _one_of(known: frozenset[str]) -> Callable[[str], str]:
-    def check(text: str) -> str:
-        if text not in known:
-            raise ValueError("a type that is not known to this audit")
-        return text
-
-    return check
-
-
-def base_chains(ruleset: Ruleset) -> Iterator[tuple[Table, Chain]]:
-    """Yield every chain that a hook calls, with its table."""
-    for table in ruleset.tables:
-        for chain in table.chains.values():
-            if chain.hook:
-                yield table, chain

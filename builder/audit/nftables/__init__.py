@@ -1,0 +1,1 @@
+"""The packet filter's rules: a strict parser, and what it returns."""
