@@ -133,9 +133,12 @@ class FileTree:
         return found.text if found is not None and found.is_file else None
 
     def replaced(self, changes: Mapping[str, File | None]) -> FileTree:
-        """Return a tree with other files at some paths; None takes one away."""
-        files = {**self._files, **changes}
-        return FileTree({path: file for path, file in files.items() if file is not None})
+        """Return a tree with other files at some paths; None takes one away, missing folders are made."""
+        files = {path: file for path, file in {**self._files, **changes}.items() if file is not None}
+        for path in tuple(files):
+            while (path := posixpath.dirname(path)) not in files:
+                files[path] = File(mode=stat.S_IFDIR | 0o755)
+        return FileTree(files)
 
 
 def check_name(name: bytes, where: str) -> str:

@@ -140,7 +140,8 @@ def pcr_12(subject: Subject) -> Iterator[Finding]:
         for path in config_files(initrd, "udev/rules.d", ".rules")
         for rule in udev.parse_rules(path, initrd.text(path) or "")
     ]
-    for bank in ("sha256", "sha384"):
+    banks = ("sha256", "sha384")
+    for bank in banks:
         wanted = udev.accepted_pcr_12(bank, subject.declared.debug_command_line)
         guards = [rule for rule in rules if udev.guards_pcr_12(rule, bank)]
         if not guards:
@@ -154,8 +155,12 @@ def pcr_12(subject: Subject) -> Iterator[Finding]:
                     place=f"initrd:{rule.where}", expected=f"exactly {', '.join(sorted(wanted))} accepted",
                     got=", ".join(sorted(accepted)),
                 )  # fmt: skip
+    guarded = {
+        rule.where.rpartition(":")[0] for rule in rules for bank in banks if udev.guards_pcr_12(rule, bank)
+    }
     for rule in rules:
-        if udev.takes_commands_away(rule):
+        jumps = rule.where.rpartition(":")[0] in guarded and any(key == "GOTO" for key, *_ in rule.pairs)
+        if jumps or udev.takes_commands_away(rule):
             yield Finding(
                 place=f"initrd:{rule.where}",
                 expected="no rule that empties RUN or jumps past the guard",
