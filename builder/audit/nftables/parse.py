@@ -27,7 +27,7 @@ MAX_TEXT: Final = 1 << 20
 MAX_INCLUDES: Final = 100
 MAX_ELEMENTS: Final = 10_000
 
-_TOKEN = re.compile(r'\s*(?:(#[^\n]*)|("[^"\n]*")|(!=|[{}();,&|@=])|([A-Za-z0-9_.:/-]+))')
+_TOKEN = re.compile(r'\s*(?:(#[^\n]*)|("[^"\n]*")|([!=]=|[{}();,&|@=])|([A-Za-z0-9_.:/-]+))')
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_/.-]{0,127}\Z")
 _INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}\Z")
 _FAMILIES = ("ip", "ip6", "inet")
@@ -262,7 +262,7 @@ class _Parser:
         mask = [self._word(*TCP_FLAGS)]
         while self._word("|", ")") == "|":
             mask.append(self._word(*TCP_FLAGS))
-        operator = self._word("!=", "==") if self._peek() != "=" else self._next().text
+        operator = self._word("!=", "==")
         value = self._word(*TCP_FLAGS)
         if value not in mask:
             raise self._error(f"the flag {value} is not in the mask {', '.join(mask)}")

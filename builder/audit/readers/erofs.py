@@ -31,7 +31,6 @@ _KNOWN_INCOMPAT = 0x1 | 0x2
 _CHECKSUM = 0x1
 _SLOT = 32
 _DIRENT = struct.Struct("<QHBB")
-_PLAIN, _FULL, _INLINE, _COMPACT = 0, 1, 2, 3
 _XATTR_PREFIXES = {
     1: "user.",
     2: "system.posix_acl_access",
@@ -123,7 +122,7 @@ class _Image:
         self._data = data[: self.size]
         self._root = root
         self._budget = Budget("EROFS", files=MAX_FILES, size=MAX_CONTENT)
-        self._padding = bool(incompatible & 1)
+        self._padded = bool(incompatible & 1)
 
     def read(self) -> Erofs:
         """Walk from the root; a directory that is reached twice would be a circle."""
@@ -209,20 +208,17 @@ class _Image:
             raise LimitError(f"EROFS: {path[:80]} has {inode.size} bytes; the limit is {MAX_FILE}")
         self._budget.take(size=inode.size)
         match inode.layout:
-            case 0:  # _PLAIN
+            case 0:  # flat
                 return self._bytes(inode.union * BLOCK, inode.size, path) if inode.size else b""
-            case 2:  # _INLINE: whole blocks apart, the tail behind the inode
+            case 2:  # whole blocks apart, the tail behind the inode
                 whole = inode.size // BLOCK * BLOCK
                 tail = inode.size - whole
                 if tail and inode.end % BLOCK + tail > BLOCK:
                     raise FormatError(f"EROFS: the inline tail of {path} crosses a block")
                 body = self._bytes(inode.union * BLOCK, whole, path) if whole else b""
                 return body + self._bytes(inode.end, tail, path)
-            case 1 | 3 if stat.S_ISREG(inode.mode):  # _FULL, _COMPACT
-                return read_compressed(
-                    self._data, end=inode.end, size=inode.size, compact=inode.layout == _COMPACT,
-                    padding=self._padding, path=path,
-                )  # fmt: skip
+            case 3 if stat.S_ISREG(inode.mode) and self._padded:
+                return read_compressed(self._data, end=inode.end, size=inode.size, path=path)
             case layout:
                 raise FormatError(f"EROFS: {path} has the data layout {layout}, which is not used here")
 

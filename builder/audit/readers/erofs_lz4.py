@@ -41,17 +41,13 @@ class _Cluster:
     count: int = 0
 
 
-def read_compressed(
-    data: memoryview, *, end: int, size: int, compact: bool, padding: bool, path: str
-) -> bytes:
+def read_compressed(data: memoryview, *, end: int, size: int, path: str) -> bytes:
     """Return a compressed file's content.
 
     Args:
         data: the whole image.
         end: offset at which inode and extended attributes end.
         size: of the file, in bytes.
-        compact: the index has the compacted form.
-        padding: physical clusters hold their data at the end (LZ4_0PADDING).
         path: for messages.
 
     Raises:
@@ -68,16 +64,11 @@ def read_compressed(
             "expected LZ4 in clusters of 4096 bytes"
         )
     total = -(-size // BLOCK)
-    if compact:
-        clusters = _compact_index(data, header + 8, total, advise, path)
-    else:
-        clusters = _full_index(data, header + 16, total, path)
-    return b"".join(_extents(data, clusters, size, advise, padding, path))
+    clusters = _compact_index(data, header + 8, total, advise, path)
+    return b"".join(_extents(data, clusters, size, advise, path))
 
 
-def _extents(
-    data: memoryview, clusters: list[_Cluster], size: int, advise: int, padding: bool, path: str
-) -> list[bytes]:
+def _extents(data: memoryview, clusters: list[_Cluster], size: int, advise: int, path: str) -> list[bytes]:
     heads = [number for number, cluster in enumerate(clusters) if cluster.type != _NONHEAD]
     if not heads or heads[0] != 0 or clusters[0].offset:
         raise FormatError(f"EROFS: {path} does not begin with a head")
@@ -102,7 +93,7 @@ def _extents(
         if cluster.type == _PLAIN:
             pieces.append(_plain(raw, start, end - start, bool(advise & _INTERLACED), path))
         else:
-            pieces.append(_unpack(raw, end - start, padding, path))
+            pieces.append(_unpack(raw, end - start, path))
     return pieces
 
 
@@ -116,29 +107,15 @@ def _plain(raw: bytes, start: int, length: int, interlaced: bool, path: str) -> 
     return (raw[turn:] + raw[:turn])[:length]
 
 
-def _unpack(raw: bytes, length: int, padding: bool, path: str) -> bytes:
-    stream = raw.lstrip(b"\0") if padding else raw
+def _unpack(raw: bytes, length: int, path: str) -> bytes:
     try:
-        content = lz4.block.decompress(stream, uncompressed_size=length)
+        # LZ4_0PADDING: the data ends where its cluster does, behind zeros.
+        content = lz4.block.decompress(raw.lstrip(b"\0"), uncompressed_size=length)
     except (lz4.block.LZ4BlockError, ValueError, OverflowError, MemoryError) as error:
         raise FormatError(f"EROFS: {path}: damaged LZ4 data: {error}") from error
     if len(content) != length:
         raise FormatError(f"EROFS: {path}: an extent unpacks to {len(content)} bytes, expected {length}")
     return bytes(content)
-
-
-def _full_index(data: memoryview, start: int, total: int, path: str) -> list[_Cluster]:
-    raw = _slice(data, start, 8 * total, path)
-    found = []
-    for number in range(total):
-        advise, offset, low, _ = struct.unpack_from("<HHHH", raw, 8 * number)
-        type_ = advise & 3
-        if type_ == _NONHEAD:
-            found.append(_Cluster(type=type_, count=low & ~_COUNT if low & _COUNT else 0))
-        else:
-            (block,) = struct.unpack_from("<I", raw, 8 * number + 4)
-            found.append(_Cluster(type=type_, offset=_offset(offset, path), block=block))
-    return found
 
 
 def _compact_index(data: memoryview, start: int, total: int, advise: int, path: str) -> list[_Cluster]:
