@@ -91,7 +91,7 @@ def test_sarif_is_valid_by_its_schema(image, copy):
     schema = json.loads(
         lzma.decompress((ROOT / "tests/vectors/sarif/sarif-schema-2.1.0.json.xz").read_bytes())
     )
-    overwrite(copy / "disk.raw", partition(copy, "root file system")[0] + 8 * 4096, b"changed")
+    overwrite(copy / "disk.raw", partition(copy, "verity hash tree")[0] + 4096, b"changed")
     for folder, code in ((image.release, 0), (copy, 1)):
         log = copy / "audit.sarif"
         done = goldsmith("audit", folder, "--sarif", log)
@@ -105,10 +105,16 @@ def test_sarif_is_valid_by_its_schema(image, copy):
 
 
 def test_a_changed_block_is_outside_of_verity_and_of_the_document(copy):
-    overwrite(copy / "disk.raw", partition(copy, "root file system")[0] + 8 * 4096, b"changed")
+    overwrite(copy / "disk.raw", partition(copy, "verity hash tree")[0] + 4096, b"changed")
     done = goldsmith("audit", copy)
     assert done.returncode == 1
     assert "GS-IMAGE-001 fail" in done.stdout and "why: disk.raw: SHA-256" in done.stdout
+
+
+def test_a_file_that_does_not_unpack_any_more_is_an_error(copy):
+    overwrite(copy / "disk.raw", partition(copy, "root file system")[0] + 8 * 4096, b"changed")
+    done = goldsmith("audit", copy)
+    assert done.returncode == 3 and "damaged" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_disk_that_is_none_is_an_error(copy):
@@ -196,8 +202,8 @@ def test_a_root_rebuilt_with_privileges(image, tmp_path, failing):
     erofs, tools = tmp_path / "root.erofs", image.tools
     with (tmp_path / "root.tar").open("rb") as source:
         tools.run(
-            "mkfs.erofs", "--quiet", "-d0", "--tar=f", "-b4096", "-zlz4", "-C65536", "-T0", "--all-time",
-            f"-U{identity.erofs_uuid}", erofs, stdin=source,
+            "mkfs.erofs", "--quiet", "-d0", "--tar=f", "-b4096", "-zlz4", "-C65536",
+            f"-T{tools.source_date_epoch}", "--all-time", f"-U{identity.erofs_uuid}", erofs, stdin=source,
         )  # fmt: skip
     verity = format_verity(erofs, identity=identity, tools=tools, workdir=tmp_path)
     uki, raw = tmp_path / "uki.efi", (image.release / "uki.efi").read_bytes()

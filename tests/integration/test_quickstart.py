@@ -72,7 +72,7 @@ def test_value_that_disagrees_with_the_committed_one_stops_a_build(goldsmith, re
     """Another command line: the build names the registers that moved and the input that moved them."""
     shutil.copy(release / "golden.json", checkout)
     kernel = checkout.parent / "common" / "kernel.yaml"
-    kernel.write_text(kernel.read_text().replace("  - panic=1\n", "  - panic=2\n"))
+    kernel.write_text(kernel.read_text().replace("timeout_sec=30\n", "timeout_sec=31\n"))
     done = goldsmith("build", checkout, "--offline", "--out", tmp_path / "out", timeout=300)
     assert done.code == 1
     assert "disagrees with its committed golden values" in done.stderr

@@ -15,6 +15,7 @@ from builder.audit.nftables.values import (
     ICMP_CODES,
     ICMP_TYPES,
     ICMPV6_TYPES,
+    PROTOCOLS,
     TCP_FLAGS,
     byte,
     network,
@@ -238,6 +239,9 @@ class _Parser:
                         raise self._error(f"there is no set {wanted} in the table {table.name}")
                     return Match(field=name_, set=wanted)
                 return Match(field=name_, values=tuple(sorted(self._values(port))))
+            case "meta l4proto":
+                operator = self._next().text if self._peek() == "!=" else "=="
+                return Match(field=name_, values=(f"{operator} {self._word(*sorted(PROTOCOLS))}",))
             case "tcp flags":
                 return Match(field=name_, values=(self._flags(),))
             case "ip saddr" | "ip daddr":

@@ -19,6 +19,8 @@ ICMPV6_TYPES: Final = frozenset(
         "nd-router-solicit", "nd-router-advert", "nd-neighbor-solicit", "nd-neighbor-advert", "nd-redirect",
     ]
 )  # fmt: skip
+#: Transport protocols, of "meta l4proto".
+PROTOCOLS: Final = frozenset(["tcp", "udp", "icmp", "icmpv6"])
 TCP_FLAGS: Final = frozenset(["fin", "syn", "rst", "psh", "ack", "urg", "ecn", "cwr"])
 
 

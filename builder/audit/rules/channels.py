@@ -6,7 +6,13 @@ from collections.abc import Iterator
 
 from builder.audit import udev
 from builder.audit.model import Finding, Subject
-from builder.audit.rules.registry import RuleSet, absent_names, needs_settings, needs_words
+from builder.audit.rules.registry import (
+    RuleSet,
+    absent_names,
+    needs_lockdown,
+    needs_settings,
+    needs_words,
+)
 from builder.audit.units import Unit, config_files, load_units, settings_of, values
 
 RULES = RuleSet("Channels from the host")
@@ -319,9 +325,9 @@ def core_dumps(subject: Subject) -> Iterator[Finding]:
     "lockdown=confidentiality in command_line; take the tables out of the initrd",
 )  # fmt: skip
 def acpi_override(subject: Subject) -> Iterator[Finding]:
-    """Lockdown is sealed, and the initrd has no `/kernel/firmware/acpi`, from which the kernel would take
+    """The kernel is locked down, and the initrd has no `/kernel/firmware/acpi`, from which the kernel would take
     tables."""
-    yield from needs_words(subject, ["lockdown=confidentiality"])
+    yield from needs_lockdown(subject, "lockdown=confidentiality")
     for path, file in subject.image.initrd.items():
         if path.startswith("/kernel/") and file.is_file:
             yield Finding(

@@ -7,7 +7,14 @@ import re
 from collections.abc import Iterator
 
 from builder.audit.model import Finding, Subject
-from builder.audit.rules.registry import RuleSet, needs_settings, needs_words
+from builder.audit.rules.registry import (
+    LOCKDOWN,
+    LOCKDOWN_WORDS,
+    RuleSet,
+    needs_lockdown,
+    needs_settings,
+    needs_words,
+)
 from builder.audit.units import load_units, pulled_in, sysctl_settings
 
 RULES = RuleSet("Kernel")
@@ -47,8 +54,9 @@ _READBACK = "goldsmith-readback.service"
     "put lockdown=confidentiality into command_line",
 )  # fmt: skip
 def lockdown(subject: Subject) -> Iterator[Finding]:
-    """`lockdown=confidentiality` is sealed, once."""
-    yield from needs_words(subject, ["lockdown=confidentiality"])
+    """`lockdown=confidentiality` is sealed, once; or goldsmith-lockdown.service, required by sysinit.target, locks
+    down after the last module, before the read-back and the network, and powers off when it fails."""
+    yield from needs_lockdown(subject, "lockdown=confidentiality")
 
 
 @RULES.rule(
@@ -56,8 +64,8 @@ def lockdown(subject: Subject) -> Iterator[Finding]:
     "put module.sig_enforce=1 into command_line",
 )  # fmt: skip
 def signatures_enforced(subject: Subject) -> Iterator[Finding]:
-    """`module.sig_enforce=1` is sealed, once."""
-    yield from needs_words(subject, ["module.sig_enforce=1"])
+    """`module.sig_enforce=1` is sealed, once; or goldsmith-lockdown.service switches it on, as above."""
+    yield from needs_lockdown(subject, "module.sig_enforce=1")
 
 
 @RULES.rule(
@@ -134,7 +142,7 @@ def identity(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             place="uki.efi:.uname",
             expected=f"the release of the modules: {', '.join(sorted(folders))}",
-            got=release,
+            got=release or "nothing",
         )
 
 
@@ -169,6 +177,9 @@ def accepted_configuration(subject: Subject) -> Iterator[Finding]:
     """Each option that the policy accepts otherwise than wanted is as described, and each word that it
     names as the stand-in is on the sealed command line."""
     config = {name: value.strip('"') for name, value in _OPTION.findall(subject.references.kernel_config)}
+    there = set(subject.image.command_line)
+    if LOCKDOWN in load_units(subject.image.root):  # GS-KERNEL-001 and -002 hold it to the same
+        there |= set(LOCKDOWN_WORDS)
     for item in subject.declared.kernel_policy or ():
         if item.wanted is None:
             continue
@@ -177,7 +188,7 @@ def accepted_configuration(subject: Subject) -> Iterator[Finding]:
                 place=f"{subject.references.kernel_package}:{item.option}", expected=item.value, got=got
             )
         for word in _SEALED.findall(item.reason):
-            if word not in subject.image.command_line:
+            if word not in there:
                 yield Finding(
                     place="uki.efi:.cmdline",
                     expected=f"{word}, which the policy relies on for {item.option}",

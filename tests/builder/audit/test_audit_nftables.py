@@ -48,7 +48,7 @@ def test_our_own_rules():
     assert found.flushes and (table.family, table.name) == ("inet", "goldsmith")
     assert table.sets == {"tcp_services": {"8440"}, "udp_services": set()}
     assert {name: (c.hook, c.policy, len(c.rules)) for name, c in table.chains.items()} == {
-        "input": ("input", "drop", 9), "forward": ("forward", "drop", 0), "output": ("output", "drop", 7),
+        "input": ("input", "drop", 10), "forward": ("forward", "drop", 0), "output": ("output", "drop", 7),
     }  # fmt: skip
 
 
@@ -59,6 +59,7 @@ def test_our_own_rules():
         ("tcp dport 22 accept", [("tcp dport", ("22",), "")]),
         ("tcp dport { 80, 443 } accept", [("tcp dport", ("443", "80"), "")]),
         ("tcp dport @s drop", [("tcp dport", (), "s")]),
+        ("meta l4proto != icmpv6 drop", [("meta l4proto", ("!= icmpv6",), "")]),
         ("iifname lo accept", [("iifname", ("lo",), "")]),
         (
             "ip saddr 10.0.0.0/8 tcp sport 1 accept",
@@ -83,7 +84,8 @@ def test_rules(rule, matches):
         "jump other",
         "goto other",
         "return",
-        "meta l4proto tcp accept",
+        "meta l4proto { tcp } accept",
+        "meta nfproto ipv4 accept",
         "tcp dport != 22 accept",
         "tcp dport 0 accept",
         "tcp dport 65536 accept",
