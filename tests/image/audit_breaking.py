@@ -77,8 +77,9 @@ BREAKING: dict[str, list[Change]] = {
         put("root", {"/etc/systemd/system/rescue.service.d/x.conf": text("[Unit]\nSuccessAction=\n")}),
         edit("root", "/etc/systemd/system.conf", "CrashShell=no", "CrashShell=yes"),
     ],
-    "GS-HOST-007": [put("root", {"/etc/systemd/system/x.service": text(GETTY)}),
-                    put("root", {f"{ETC}/systemd-networkd.service.d/x.conf": text("[Service]\nTTYPath=/dev/ttyS0\n")})],
+    "GS-HOST-007": [put("root", {f"{ETC}/x.service": text(GETTY)}),
+                    put("initrd", {f"{ETC}/systemd-udevd.service.d/x.conf":
+                                   text("[Service]\nStandardInput=tty-force\n")})],
     "GS-HOST-008": [put("root", {"/usr/sbin/sshd": text("x", 0o755)}),
                     put("root", {"/usr/lib/systemd/system-generators/systemd-ssh-generator": text("x", 0o755)}),
                     put("initrd", {"/usr/lib/systemd/systemd-sulogin-shell": text("x", 0o755)})],

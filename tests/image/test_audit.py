@@ -182,6 +182,7 @@ def test_a_root_rebuilt_with_privileges(image, tmp_path, failing):
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for path, file in tree.items():
             member = tarfile.TarInfo(path.lstrip("/") or ".")
+            member.mtime = image.tools.source_date_epoch
             member.mode = file.permissions
             if path == "/usr/bin/mount":
                 member.mode = 0o4755
@@ -195,6 +196,7 @@ def test_a_root_rebuilt_with_privileges(image, tmp_path, failing):
             member.size = len(file.content) if file.is_file else 0
             archive.addfile(member, io.BytesIO(file.content))
         device = tarfile.TarInfo("dev/mem")
+        device.mtime = image.tools.source_date_epoch
         device.type, device.devmajor, device.devminor = tarfile.CHRTYPE, 1, 1
         archive.addfile(device)
     (tmp_path / "root.tar").write_bytes(buffer.getvalue())
