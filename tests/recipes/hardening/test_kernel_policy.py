@@ -50,7 +50,7 @@ def test_parameters_that_the_policy_relies_on_are_sealed():
     """Every `name=value on the sealed command line` is there."""
     fragments = [
         yaml.safe_load((REPOSITORY / f"recipes/common/{name}.yaml").read_text())
-        for name in ("kernel", "hardening")
+        for name in ("kernel", "hardening", "lockdown-early")
     ]
     sealed = {word for item in fragments for word in item.get("command_line", ())}
     told = [
