@@ -11,8 +11,9 @@ from builder.cli.arguments import Parser, timestamp
 from builder.cli.files import read_prefix
 from builder.errors import UsageError
 from measurements.gpu.certificates import MAX_CHAIN_BYTES
+from measurements.gpu.ocsp import MAX_OCSP_BYTES
 from measurements.gpu.report import MAX_REPORT_BYTES, NONCE_SIZE
-from measurements.gpu.revocation import MAX_CRL_BYTES, MAX_CRLS
+from measurements.gpu.revocation import MAX_CRL_BYTES, MAX_STATUS_FILES
 from measurements.gpu.rim import MAX_RIM_BYTES
 from measurements.gpu.verify import MAX_RIMS, UNPROVEN, Policy, Verdict, to_json, verify
 
@@ -25,7 +26,11 @@ def main(arguments: list[str]) -> int:
             return 0
         raise UsageError("expected: goldsmith gpu verify", hint="goldsmith gpu verify --help")
     given = _parser().parse_args(arguments[1:])
-    for option, values, most in (("--rim", given.rim, MAX_RIMS), ("--crl", given.crl, MAX_CRLS)):
+    for option, values, most in (
+        ("--rim", given.rim, MAX_RIMS),
+        ("--crl", given.crl, MAX_STATUS_FILES),
+        ("--ocsp", given.ocsp, MAX_STATUS_FILES),
+    ):
         if len(values) > most:
             raise UsageError(f"{option} is given {len(values)} times; at most {most}")
     # One byte over the limit is enough for the check that refuses it; hexadecimal text is twice as long.
@@ -37,6 +42,7 @@ def main(arguments: list[str]) -> int:
             at=given.at or datetime.now(UTC),
             nonce=given.nonce,
             crls=tuple(read_prefix(path, MAX_CRL_BYTES + 1) for path in given.crl),
+            ocsp=tuple(read_prefix(path, MAX_OCSP_BYTES + 1) for path in given.ocsp),
         ),
     )
     for check in verdict.checks:
@@ -70,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
         help="reference values (SWID XML): one of the driver and one of the VBIOS")  # fmt: skip
     add("--crl", metavar="FILE", type=Path, default=[], action="append",
         help="certificate revocation list of an issuer (DER or PEM); may be repeated")  # fmt: skip
+    add("--ocsp", metavar="FILE", type=Path, default=[], action="append",
+        help="recorded OCSP response about a certificate (DER); may be repeated")  # fmt: skip
     add("--nonce", metavar="HEX", type=_nonce, help="the nonce that the GPU was asked with")
     add("--at", metavar="TIME", type=timestamp, help="verify as of this time (RFC 3339); otherwise now")
     add("--json", action="store_true", help="print a JSON object")

@@ -106,17 +106,26 @@ def path_of(chain: Sequence[x509.Certificate], root: x509.Certificate) -> tuple[
     return (*chain[:-1], root) if len(chain) > 1 and chain[-1] == root else (*chain, root)
 
 
+def name_of(certificate: x509.Certificate) -> str:
+    """Return a certificate's common name, for people and for `chip_of`; empty where it has none.
+
+    Raises:
+        FormatError: the subject does not parse.
+    """
+    try:
+        names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    except ValueError as error:
+        raise FormatError(f"GPU certificate: the subject does not parse: {error}") from error
+    return str(names[0].value) if names else ""
+
+
 def chip_of(certificate: x509.Certificate) -> str:
     """Return the chip that an attestation key's certificate is about, such as "GH100": its common name's first word.
 
     Raises:
         FormatError: it has no such name.
     """
-    try:
-        names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-        words = str(names[0].value).split() if names else []
-    except ValueError as error:
-        raise FormatError(f"GPU certificate: the subject does not parse: {error}") from error
+    words = name_of(certificate).split()
     if not words or len(words[0]) > _MOST_NAMES:
         raise FormatError("GPU certificate: expected a common name that starts with the chip's")
     return words[0]

@@ -1,5 +1,6 @@
-"""Revocation as far as it can be had without a network: certificate revocation lists (RFC 5280, 5 and 6.3) that
-somebody fetched before.
+"""Revocation as far as it can be had without a network: what somebody fetched before.
+
+Certificate revocation lists (RFC 5280, 5 and 6.3) are read here, OCSP responses in `measurements.gpu.ocsp`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
 
 from measurements.errors import FormatError, LimitError, SignatureError, VerificationError
+from measurements.gpu.ocsp import status_of
 
-#: Bytes of a list, and how many are read.
+#: Bytes of a list; how many lists, and how many responses, are read.
 MAX_CRL_BYTES: Final = 4 << 20
-MAX_CRLS: Final = 32
+MAX_STATUS_FILES: Final = 32
 
 _PEM = b"-----BEGIN X509 CRL-----"
 
@@ -56,21 +59,26 @@ def load_crl(data: bytes) -> x509.CertificateRevocationList:
 
 
 def check_revocation(
-    paths: Iterable[Sequence[x509.Certificate]], crls: Sequence[x509.CertificateRevocationList], at: datetime
-) -> tuple[int, int]:
+    paths: Iterable[Sequence[x509.Certificate]],
+    crls: Sequence[x509.CertificateRevocationList],
+    responses: Sequence[ocsp.OCSPResponse],
+    at: datetime,
+) -> tuple[x509.Certificate, ...]:
     """Check that no certificate is revoked.
 
     Args:
         paths: verified chains, each certificate issued by the next; the last one of each is a trusted root.
         crls: of issuers in these paths.
-        at: moment, with a time zone, at which a list must be valid.
+        responses: about certificates in these paths.
+        at: moment, with a time zone, at which a list or response must be valid.
 
     Returns:
-        How many certificates below the roots a list covers, and how many there are.
+        The certificates below the roots that no list and no response is about.
 
     Raises:
-        SignatureError: a list is of none of the issuers, or none of them signed it.
-        VerificationError: a list is not valid at that moment, or a certificate is revoked.
+        SignatureError: a list is of none of the issuers, or a response not of one that they authorised.
+        VerificationError: a list or response is not valid at that moment, a response is about no certificate in the
+            paths, or a certificate is revoked.
     """
     issued = {
         certificate.public_bytes(Encoding.DER): (certificate, issuer)
@@ -97,7 +105,16 @@ def check_revocation(
                     f"{entry.revocation_date_utc.isoformat()}"
                 )
             covered.add(key)
-    return len(covered), len(issued)
+    for response in responses:
+        answered = {
+            key
+            for key, (certificate, issuer) in issued.items()
+            if status_of(response, certificate, issuer, at)
+        }
+        if not answered:
+            raise VerificationError("an OCSP response is about none of the certificates")
+        covered |= answered
+    return tuple(certificate for key, (certificate, _) in issued.items() if key not in covered)
 
 
 def _is_of(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:

@@ -10,7 +10,7 @@
  8. VBIOS RIM            exactly one is of the firmware that the report names, for this chip
  9. measurement indexes  the two do not both claim an index
 10. measurements         every active index has one of its acceptable values
-11. revocation           no certificate of 2 and 6 is in the revocation lists that the verifier has
+11. revocation           no certificate of 2 and 6 is revoked, say the lists and responses that the verifier has
 
 A check that has nothing to look at, because an earlier one failed, fails too. Not covered: what the driver alone says
 about a GPU (confidential mode, developer tools), which is not in the report.
@@ -36,11 +36,13 @@ from measurements.gpu.certificates import (
     chip_of,
     firmware_id_of,
     load_chain,
+    name_of,
     path_of,
     verify_chain,
 )
+from measurements.gpu.ocsp import load_ocsp
 from measurements.gpu.report import SIGNATURE_SIZE, Report, parse_report
-from measurements.gpu.revocation import MAX_CRLS, check_revocation, load_crl
+from measurements.gpu.revocation import MAX_STATUS_FILES, check_revocation, load_crl
 from measurements.gpu.rim import ReferenceMeasurement, Rim, RimKind, open_rim
 
 MAX_RIMS: Final = 16
@@ -58,12 +60,14 @@ class Policy:
         at: moment, with a time zone, at which certificates must be valid.
         nonce: what the GPU was asked with, 32 bytes; without it, freshness is not proven.
         crls: certificate revocation lists, DER or PEM; each must be of an issuer in the chains, and valid.
+        ocsp: OCSP responses, DER; each must be about a certificate in the chains, and valid.
         device_root, rim_root: NVIDIA's, except in tests.
     """
 
     at: datetime
     nonce: bytes | None
     crls: Sequence[bytes] = field(default=(), repr=False)
+    ocsp: Sequence[bytes] = field(default=(), repr=False)
     device_root: x509.Certificate = DEVICE_ROOT
     rim_root: x509.Certificate = RIM_ROOT
 
@@ -329,15 +333,18 @@ def _measurements(state: _State) -> str:
 
 def _revocation(state: _State) -> str:
     state.leaf()
-    lists = state.policy.crls
-    if len(lists) > MAX_CRLS:
-        raise VerificationError(f"{len(lists)} revocation lists; at most {MAX_CRLS}")
+    lists, answers = state.policy.crls, state.policy.ocsp
+    if max(len(lists), len(answers)) > MAX_STATUS_FILES:
+        raise VerificationError(
+            f"{len(lists)} lists and {len(answers)} OCSP responses; at most {MAX_STATUS_FILES} of each"
+        )
     paths = [path_of(state.chain, state.policy.device_root), *(rim.path for rim in state.rims)]
-    covered, certificates = check_revocation(paths, [load_crl(data) for data in lists], state.policy.at)
-    if covered == certificates:
-        return f"none of {certificates} certificates"
-    rest = certificates - covered
-    return f"{UNPROVEN} for {rest} of {certificates} certificates: no revocation list is of their issuers"
+    open_ = check_revocation(
+        paths, [load_crl(data) for data in lists], [load_ocsp(data) for data in answers], state.policy.at
+    )
+    # The GPU itself certifies its attestation key, and publishes nothing about that certificate.
+    names = [name_of(each) for each in open_ if each != state.chain[0]]
+    return f"{UNPROVEN} for {', '.join(names)}" if names else "none is"
 
 
 def _said(read: Callable[[], str]) -> str | None:

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.ocsp import OCSPCertStatus, OCSPResponderEncoding, OCSPResponseBuilder
 from lxml import etree
 from signxml import CanonicalizationMethod, DigestAlgorithm, SignatureMethod, methods
 from signxml.signer import XMLSigner
@@ -83,6 +84,25 @@ def crl(issuer, key, *revoked, days=30, extensions=(), encoding=Encoding.DER):
     for value, critical in extensions:
         builder = builder.add_extension(value, critical=critical)
     return builder.sign(key, hashes.SHA384()).public_bytes(encoding)
+
+
+def ocsp(issuer, key, certificate, *, status="good", at=THEN, responder=None, algorithm=None, days=1):
+    """An OCSP response of one status, by ``responder`` (the issuer itself if absent)."""
+    revoked = status == "revoked"
+    builder = OCSPResponseBuilder().add_response(
+        cert=certificate,
+        issuer=issuer,
+        algorithm=algorithm or hashes.SHA384(),
+        cert_status=OCSPCertStatus[status.upper()],
+        this_update=at - datetime.timedelta(hours=1),
+        next_update=None if days is None else at + datetime.timedelta(days=days),
+        revocation_time=at if revoked else None,
+        revocation_reason=None,
+    )
+    if responder is not None:
+        builder = builder.certificates([responder])
+    builder = builder.responder_id(OCSPResponderEncoding.HASH, responder or issuer)
+    return builder.sign(key, hashes.SHA384()).public_bytes(Encoding.DER)
 
 
 class Authority:

@@ -23,7 +23,9 @@ PATH = (LEAF, DEVICES.issuer, DEVICES.root)
 
 
 def check(*lists, at=THEN, paths=(PATH,)):
-    return check_revocation(paths, [load_crl(each) for each in lists], at)
+    """Return how many certificates are covered, and how many there are."""
+    every = len({id(each) for path in paths for each in path[:-1]})
+    return every - len(check_revocation(paths, [load_crl(each) for each in lists], [], at)), every
 
 
 def of_root(*revoked, **options):

@@ -28,6 +28,7 @@ from gpu_evidence import (
     crl,
     extension,
     manifest,
+    ocsp,
     pem,
     signed,
     tcb_info,
@@ -225,10 +226,15 @@ def test_revocation_lists():
         policy = dataclasses.replace(OURS, crls=lists)
         return verify(gpu.report(), chain, BOTH, policy)
 
-    # Two of the GPU's, the one signer of both manifests and its authority.
-    assert detail(judged(), "revocation").startswith("UNPROVEN for 4 of 4 certificates")
-    assert detail(judged(covering[0]), "revocation").startswith("UNPROVEN for 3 of 4 certificates")
-    assert judged(*covering).passed and detail(judged(*covering), "revocation") == "none of 4 certificates"
+    # The GPU's authority, the one signer of both manifests and its authority; no GPU publishes what it revokes.
+    assert detail(judged(), "revocation") == "UNPROVEN for Devices authority, Signer, Manifests authority"
+    assert detail(judged(covering[0]), "revocation") == "UNPROVEN for Signer, Manifests authority"
+    assert judged(*covering).passed and detail(judged(*covering), "revocation") == "none is"
+    answer = ocsp(MANIFESTS.issuer, MANIFESTS.key, SIGNER)
+    policy = dataclasses.replace(OURS, crls=(covering[0], covering[2]), ocsp=(answer,))
+    assert detail(verify(gpu.report(), chain, BOTH, policy), "revocation") == "none is"
+    policy = dataclasses.replace(OURS, ocsp=(answer,) * 40)
+    assert failed(verify(gpu.report(), chain, BOTH, policy)) == ["revocation"]
     for revoked in (
         crl(DEVICES.issuer, DEVICES.key, load_chain(chain)[0]),
         crl(MANIFESTS.issuer, MANIFESTS.key, SIGNER),
@@ -356,8 +362,8 @@ def test_signed_by_another_key():
 
 @pytest.mark.parametrize("junk", [b"", b"junk", b"\x11", b"\xff" * 1000])
 def test_junk_is_a_verdict(junk):
-    lists = Policy(at=THEN, nonce=NONCE, rim_root=MANIFESTS.root, crls=(junk,))
-    assert failed(verify(REPORT, CHAIN, BOTH, lists)) == ["revocation"]
+    for lists in ({"crls": (junk,)}, {"ocsp": (junk,)}):
+        assert failed(verify(REPORT, CHAIN, BOTH, dataclasses.replace(REAL, **lists))) == ["revocation"]
     for report, chain, rims in ((junk, CHAIN, BOTH), (REPORT, junk, BOTH), (REPORT, CHAIN, (junk, junk))):
         verdict = verify(report, chain, rims, REAL)
         assert not verdict.passed and len(verdict.checks) == len(CHECKS)
