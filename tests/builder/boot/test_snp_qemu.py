@@ -1,6 +1,7 @@
-"""What a measured vCPU starts with, as QEMU itself says: the signatures of its CPU models, and the state at reset.
+"""SEV-SNP, as far as QEMU itself says something about it on a host without.
 
-KVM copies this state into the VMSA page; what it changes there (CR0, CR4, EFER, XCR0) no QEMU without SEV shows.
+The signatures of its CPU models, the state at reset, and that its sev-snp-guest object takes an ID block. KVM copies
+that state into the VMSA page; what it changes there (CR0, CR4, EFER, XCR0) no QEMU without SEV shows.
 """
 
 import json
@@ -9,12 +10,15 @@ import struct
 
 import pytest
 
+from builder.cli import run
+from builder.errors import ToolError
 from builder.fetch import fetch
 from builder.inputs import InputOptions, open_sources
 from builder.lock import load_lock
 from builder.recipe import find_recipe, load_recipe
 from builder.store import Store
 from builder.toolbox import unpack_toolbox
+from measurements.keys import KeyAlgorithm, generate
 from measurements.snp import cpu, vmsa
 from measurements.snp.vmsa import Vmm
 
@@ -25,17 +29,21 @@ SEGMENTS = ("ES", "CS", "SS", "DS", "FS", "GS", "GDT", "LDT", "IDT", "TR")  # in
 
 
 @pytest.fixture(scope="module")
-def ask():
-    """Return a function that gives QEMU's monitor commands and returns its answers by id."""
+def toolbox():
     recipe = load_recipe(find_recipe("base"))
     lock, store = load_lock(recipe), Store.default()
     with open_sources(InputOptions(), lock) as sources:
         fetch(lock.archives, store, sources, recipe=recipe.name)
-    tools = unpack_toolbox(lock, store)
+    return unpack_toolbox(lock, store)
+
+
+@pytest.fixture(scope="module")
+def ask(toolbox):
+    """Return a function that gives QEMU's monitor commands and returns its answers by id."""
 
     def answers(commands, *arguments):
         feed = [{"execute": "qmp_capabilities"}, *commands, {"execute": "quit"}]
-        told = tools.run(
+        told = toolbox.run(
             "qemu-system-x86_64", "-accel", "tcg", "-S", "-display", "none", "-nodefaults", "-machine", "q35",
             *arguments, "-qmp", "stdio", feed="\n".join(map(json.dumps, feed)).encode(), timeout=60,
         ).stdout  # fmt: skip
@@ -88,3 +96,28 @@ def test_state_at_reset(ask, model):
         assert int.from_bytes(page[offset : offset + size], "little") == others[name], name
     # KVM leaves out cache disable and not-write-through.
     assert int.from_bytes(page[0x158:0x160], "little") == others["CR0"] & ~0x60000000
+
+
+def refusal(toolbox, properties):
+    """Return why QEMU, which has no SEV-SNP here, does not start a guest with these properties."""
+    with pytest.raises(ToolError) as caught:
+        toolbox.run(
+            "qemu-system-x86_64", "-accel", "tcg", "-S", "-display", "none", "-nodefaults",
+            "-machine", "q35,confidential-guest-support=snp",
+            "-object", f"{properties},id=snp,cbitpos=51,reduced-phys-bits=1", timeout=60,
+        )  # fmt: skip
+    return str(caught.value)
+
+
+def test_qemu_takes_id_blocks(toolbox, tmp_path, capfd):
+    for name in ("id", "author"):
+        (tmp_path / f"{name}.pem").write_bytes(generate(KeyAlgorithm.ECDSA_P384).pem())
+    names = [str(tmp_path / f"{name}.pem") for name in ("id", "author")]
+    assert run(["snp", "id-block", "ab" * 48, "--key", names[0], "--author-key", names[1]]) == 0
+    properties = capfd.readouterr().out.strip()
+    # All that it misses is the hardware.
+    assert "KVM required" in refusal(toolbox, properties)
+    assert "not equal to 96" in refusal(toolbox, properties.replace("id-block=", "id-block=AAAA"))
+    assert "ID_AUTH 4099 exceeds max of 4096" in refusal(
+        toolbox, properties.replace("id-auth=", "id-auth=AAAA")
+    )
