@@ -8,24 +8,18 @@ from typing import Annotated, Final
 
 import typer
 
-from builder.artifacts import Lock, Machine
+from builder.artifacts import Machine
 from builder.boot.profiles import load_profile, load_profiles, profiles_folder
 from builder.boot.qemu import boot_devices, random_numbers
 from builder.boot.qtest import FwCfgTables
 from builder.cli import console
 from builder.cli.disks import disk_table
 from builder.cli.files import parse_file, read_limited
+from builder.cli.lending import Lender
 from builder.errors import BuilderError, UsageError
-from builder.fetch import fetch
-from builder.inputs import InputOptions, open_sources
-from builder.lock import load_lock
 from builder.progress import Reporter
-from builder.recipe import find_recipe, load_recipe
-from builder.recipe.merged import Recipe
 from builder.store import Store
 from builder.tables import tables_of_machine
-from builder.toolbox import firmware as unpack_firmware
-from builder.toolbox import unpack_toolbox
 from measurements.errors import FormatError, NotPredictableError
 from measurements.events import DEFAULT_BANKS, HashAlgorithm, event_type_name
 from measurements.formats import varstore
@@ -99,14 +93,15 @@ def tpm(
             f"--machine {machine} is no versioned q35 machine type", hint="--machine pc-q35-10.0"
         )
     boot = BootPath.DIRECT if direct else BootPath.DISK
-    lending = _Lender(recipe, console.reporter())
+    reporter = console.reporter()
+    lending = Lender(recipe, reporter)
     name, code = _firmware(firmware, lending)
     image = read_limited(uki, MAX_UKI_SIZE)
     table = None if direct else disk_table(disk, sector_size)
     variables = None if secure_boot is None else parse_file(secure_boot, varstore.MAX_FILE_SIZE, _store)
     profiles = (*(load_profile(path) for path in profile or ()), *load_profiles(profiles_folder()))
     shape = Machine(type=machine, cpu=cpu, memory_mib=memory, vcpus=vcpus)
-    tables = lending.tables(shape, boot, find_profile(code, profiles)) if acpi else None
+    tables = _tables(lending, reporter, shape, boot, find_profile(code, profiles)) if acpi else None
     inputs = TpmInputs(
         firmware_name=name,
         firmware=code,
@@ -137,63 +132,29 @@ def tpm(
         _print_events(prediction, wanted[0])
 
 
-class _Lender:
-    """Lends what a recipe's lock pins: the toolbox and the firmware, fetched on the first use."""
-
-    def __init__(self, recipe: str, reporter: Reporter) -> None:
-        self._name, self._reporter = recipe, reporter
-        self._loaded: tuple[Recipe, Lock] | None = None
-
-    def firmware(self, name: str) -> Path:
-        """Return the code file of a firmware build; BuilderError when it cannot be had."""
-        recipe, lock = self._load()
-        sources = [source for source in recipe.firmware if source.name == name]
-        if not sources:
-            known = ", ".join(source.name for source in recipe.firmware) or "none"
-            raise UsageError(
-                f"--firmware {name} is neither a file nor a firmware of the recipe {recipe.name}",
-                hint=f"its firmware: {known}",
+def _tables(
+    lending: Lender, reporter: Reporter, machine: Machine, boot: BootPath, profile: FirmwareProfile | None
+) -> FwCfgTables | None:
+    """Return the machine's tables, or None, which is said, when QEMU cannot be had or refuses it."""
+    try:
+        with reporter.phase("tables of the machine"):
+            return tables_of_machine(
+                machine,
+                boot,
+                tools=lending.tools(),
+                store=Store.default(),
+                pciexbar=None if profile is None else profile.pciexbar,
             )
-        self._fetch(f"firmware/{name}")
-        (build,) = unpack_firmware(sources, lock, Store.default())
-        return build.code
-
-    def tables(self, machine: Machine, boot: BootPath, profile: FirmwareProfile | None) -> FwCfgTables | None:
-        """Return the machine's tables, or None, which is said, when QEMU cannot be had or refuses it."""
-        try:
-            _, lock = self._load()
-            self._fetch("toolbox")
-            store = Store.default()
-            with self._reporter.phase("tables of the machine"):
-                return tables_of_machine(
-                    machine,
-                    boot,
-                    tools=unpack_toolbox(lock, store),
-                    store=store,
-                    pciexbar=None if profile is None else profile.pciexbar,
-                )
-        except (BuilderError, NotPredictableError) as error:
-            hint = getattr(error, "hint", None)
-            self._reporter.note(
-                f"PCR 1 is not pinned, there are no tables of the machine: {error}"
-                + (f"; try: {hint}" if hint else "")
-            )
-            return None
-
-    def _load(self) -> tuple[Recipe, Lock]:
-        if self._loaded is None:
-            recipe = load_recipe(find_recipe(self._name))
-            self._loaded = recipe, load_lock(recipe)
-        return self._loaded
-
-    def _fetch(self, members: str) -> None:
-        recipe, lock = self._load()
-        store = Store.default()
-        with open_sources(InputOptions(), lock) as sources:
-            fetch(lock.members(members), store, sources, recipe=recipe.name, reporter=self._reporter)
+    except (BuilderError, NotPredictableError) as error:
+        hint = getattr(error, "hint", None)
+        reporter.note(
+            f"PCR 1 is not pinned, there are no tables of the machine: {error}"
+            + (f"; try: {hint}" if hint else "")
+        )
+        return None
 
 
-def _firmware(wanted: str, lending: _Lender) -> tuple[str, bytes]:
+def _firmware(wanted: str, lending: Lender) -> tuple[str, bytes]:
     path = Path(wanted)
     if path.is_file():
         return path.stem.lower(), read_limited(path, MAX_FIRMWARE_SIZE)

@@ -19,6 +19,7 @@ from measurements.formats import tdvf
 from measurements.platforms.qemu import MAX_ACPI_BLOB_SIZE, AcpiBlobs
 from measurements.prediction import BootPath
 from measurements.tdx import mrtd
+from measurements.tdx.boot import UPSTREAM_QEMU
 from measurements.tdx.inputs import FwCfgItems, TdxInputs
 from measurements.tdx.mrtd import PageOrder
 from measurements.tdx.predict import TdxPrediction, predict_tdx, prediction_to_json, running_values
@@ -82,15 +83,66 @@ def _parser() -> Parser:
         default=[],
         help="firmware profile, beside this user's; may be repeated",
     )
+    add("--recipe", default="base", help="whose lock names the toolbox: a name below recipes/, or a path")
     add("--explain", action="store_true", help="print each page and event, and the value after it")
     add("--json", action="store_true", help="print a JSON object")
     return parser
+
+
+class _Tables:
+    """The VMM's files: out of a folder, or of the toolbox's QEMU where that is the one in question."""
+
+    def __init__(self, given: argparse.Namespace, boot: BootPath) -> None:
+        self.acpi: AcpiBlobs | None = None
+        self.smbios: bytes | None = None
+        self.fw_cfg = _fw_cfg(given.acpi, boot)
+        if given.acpi is not None:
+            self.acpi, self.smbios = _acpi(given.acpi), _optional(given.acpi / "smbios-tables")
+        elif given.qemu is not None and given.kernel is not None:
+            self._ask_qemu(given)
+
+    def _ask_qemu(self, given: argparse.Namespace) -> None:
+        try:
+            # The toolbox needs more than a verifier installs.
+            from builder.artifacts import Machine
+            from builder.boot.td import qemu_release, td_tables
+            from builder.cli.lending import Lender
+        except ModuleNotFoundError as error:
+            console.warn(
+                f"RTMR0 has no value: asking QEMU for ACPI tables needs the Python package {error.name}"
+            )
+            return
+        try:
+            tools = Lender(given.recipe, console.reporter()).tools()
+            found = qemu_release(tools)
+            if found != given.qemu:
+                raise BuilderError(
+                    f"the toolbox has QEMU {found[0]}.{found[1]}, and another one makes other tables",
+                    hint="--acpi DIR",
+                )
+            machine = Machine(
+                type=f"pc-q35-{found[0]}.{found[1]}",
+                cpu="qemu64",
+                memory_mib=given.memory,
+                vcpus=given.vcpus,
+            )
+            tables = td_tables(tools, machine)
+        except BuilderError as error:
+            console.warn(f"RTMR0 has no value: {error}" + (f"; try: {error.hint}" if error.hint else ""))
+            return
+        if found < UPSTREAM_QEMU:
+            console.warn(
+                f"QEMU {found[0]}.{found[1]} builds trust domains with patches alone; upstream since 10.1"
+            )
+        self.acpi, self.smbios = tables.acpi, tables.smbios
+        self.fw_cfg = FwCfgItems(bootorder=tables.bootorder)
 
 
 def _inputs(given: argparse.Namespace, code: bytes) -> TdxInputs:
     boot, image = _image(given.kernel, given.uki, given.disk)
     if given.kernel is None and (given.initrd is not None or given.append):
         raise UsageError("--initrd and --append go with --kernel; a UKI brings its own")
+    tables = _Tables(given, boot)
     return TdxInputs(
         vmm=Vmm(given.vmm),
         firmware_name=given.firmware.stem.lower(),
@@ -103,9 +155,9 @@ def _inputs(given: argparse.Namespace, code: bytes) -> TdxInputs:
         initrd=None if given.initrd is None else read_limited(given.initrd, MAX_IMAGE_SIZE),
         disk=None if given.uki is None else disk_table(given.disk, given.sector_size),
         qemu=given.qemu,
-        acpi=None if given.acpi is None else _acpi(given.acpi),
-        smbios=None if given.acpi is None else _optional(given.acpi / "smbios-tables"),
-        fw_cfg=_fw_cfg(given.acpi, boot),
+        acpi=tables.acpi,
+        smbios=tables.smbios,
+        fw_cfg=tables.fw_cfg,
         profiles=(*(load_profile(path) for path in given.profile), *load_profiles(profiles_folder())),
     )
 

@@ -73,6 +73,15 @@ def test_without_tables_there_is_no_rtmr0(capfd):
     assert found["rtmr1"] and found["rtmr2"]
 
 
+def test_without_the_toolbox_of_that_release_there_is_no_rtmr0(capfd):
+    # There is no recipe here, so there is no toolbox either.
+    assert run(["predict", "tdx", *GIVEN, "--qemu", "10.0", "--json"]) == 0
+    told = capfd.readouterr()
+    assert (
+        json.loads(told.out)["rtmr0"] is None and "warning: RTMR0 has no value: no recipe 'base'" in told.err
+    )
+
+
 def test_firmware_alone(capfd):
     found = predicted(capfd, "--firmware", "fw.fd", "--memory", "4096")
     assert all(found["mrtd"].values()) and found["td_hob"]["sha384"]
