@@ -29,3 +29,8 @@ def timestamp(text: str) -> datetime:
     if time.utcoffset() is None:
         raise argparse.ArgumentTypeError(f"{text!r} has no time zone; write 2026-12-31T23:59:59Z")
     return time
+
+
+def split_names(text: str) -> list[str]:
+    """Split a list of names at its commas; nothing but blanks is no name."""
+    return [name.strip() for name in text.split(",") if name.strip()]

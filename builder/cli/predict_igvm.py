@@ -28,7 +28,7 @@ from measurements.formats.igvmheaders import (
     runs,
 )
 from measurements.snp.igvm import Loader, compatibility_mask, regions
-from measurements.snp.pages import PAGE_SIZE, MeasuredPage, walk
+from measurements.snp.pages import PAGE_SIZE, walk
 from measurements.snp.policy import GuestPolicy as SnpPolicy
 
 
@@ -80,7 +80,7 @@ def _measured(given: argparse.Namespace, file: igvm.IgvmFile) -> dict[str, Any]:
         "id_block": _id_block(file, mask, digest),
     }
     if given.explain:
-        result["measured"] = [_page(page) for page in pages]
+        result["measured"] = [page.to_json() for page in pages]
     return result
 
 
@@ -101,16 +101,6 @@ def _id_block(file: igvm.IgvmFile, mask: int, digest: bytes) -> dict[str, Any] |
         "image_id": block.image_id.hex(),
         "guest_svn": block.guest_svn,
         "author_key_enabled": block.author_key_enabled,
-    }
-
-
-def _page(page: MeasuredPage) -> dict[str, str]:
-    return {
-        "type": page.type.name.lower(),
-        "gpa": f"0x{page.address:x}",
-        "contents": page.contents.hex(),
-        "digest": page.digest.hex(),
-        "cause": page.cause,
     }
 
 

@@ -124,16 +124,7 @@ def _sev_snp(given: argparse.Namespace) -> dict[str, Any]:
         "svsm": None if svsm is None else _image_json(svsm),
     }
     if given.explain:
-        result["measured"] = [
-            {
-                "type": page.type.name.lower(),
-                "gpa": f"0x{page.address:x}",
-                "contents": page.contents.hex(),
-                "digest": page.digest.hex(),
-                "cause": page.cause,
-            }
-            for page in digests.walk(launch)
-        ]
+        result["measured"] = [page.to_json() for page in digests.walk(launch)]
     return result
 
 

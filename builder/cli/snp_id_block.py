@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from builder.cli import console
+from builder.cli.arguments import split_names
 from builder.cli.signing import Module, open_tokens, signing_keys
 from builder.errors import UsageError
 from measurements.errors import FormatError
@@ -80,15 +81,10 @@ def _result(block: IdBlock, authentication: IdAuthentication) -> dict[str, Any]:
 
 
 def _policy(names: str, abi: str) -> GuestPolicy:
-    wanted = [name.strip().replace("-", "_") for name in names.split(",") if name.strip()]
-    unknown = [name for name in wanted if name not in FLAGS]
-    if unknown:
-        raise UsageError(f"--policy {', '.join(unknown)}: not known; known are {', '.join(FLAGS)}")
     major, dot, minor = abi.partition(".")
     if not (dot and major.isdecimal() and minor.isdecimal()):
         raise UsageError(f"--abi {abi}: expected MAJOR.MINOR", hint="--abi 1.55")
-    flags = {name: name in wanted for name in FLAGS}
-    return GuestPolicy(abi_major=int(major), abi_minor=int(minor), **flags)
+    return GuestPolicy.of(split_names(names), abi_major=int(major), abi_minor=int(minor))
 
 
 def _hexadecimal(text: str, size: int, what: str) -> bytes:

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from builder.cli import console
-from builder.cli.arguments import Parser, timestamp
+from builder.cli.arguments import Parser, split_names, timestamp
+from builder.cli.checks import print_checks, print_conclusion
 from builder.cli.reading import parse_file, read_limited
 from builder.errors import UsageError
 from measurements.errors import FormatError
@@ -17,7 +18,7 @@ from measurements.snp import certificates, report, verify
 from measurements.snp.pages import DIGEST_SIZE
 from measurements.snp.policy import FLAGS, GuestPolicy
 from measurements.snp.tcb import Product, TcbVersion
-from measurements.verify.verdict import Status, Verdict, to_json
+from measurements.verify.verdict import to_json
 
 #: Longer files are not read at all; shorter ones that are malformed fail a check.
 _LARGEST = 1 << 20
@@ -35,7 +36,8 @@ def main(arguments: list[str]) -> int:
             {name: result[name] for name in ("verdict", "checks")} | {"warnings": list(verdict.warnings)}
         )
     else:
-        _print(verdict)
+        print_checks(verdict)
+        print_conclusion(verdict)
     for warning in verdict.warnings:
         console.warn(warning)
     return 0 if verdict.passed else 1
@@ -62,6 +64,7 @@ def _parser() -> Parser:
     add(
         "--accept",
         metavar="NAMES",
+        type=_policy,
         default="smt_allowed",
         help=f"the weakest policy: permissions it may give, demands it must make, of {', '.join(FLAGS)}",
     )
@@ -87,7 +90,7 @@ def _expectations(given: argparse.Namespace) -> verify.Expectations:
         measurements=frozenset(given.measurement)
         if given.measurement
         else Unproven(reason="no --measurement: any guest is accepted"),
-        policy=_policy(given.accept),
+        policy=given.accept,
         minimum_tcb=given.minimum_tcb or Unproven(reason="no --minimum-tcb: firmware of any age is accepted"),
         product=None if given.product is None else Product(given.product),
         trusted=None
@@ -102,11 +105,10 @@ def _expectations(given: argparse.Namespace) -> verify.Expectations:
 
 
 def _policy(names: str) -> GuestPolicy:
-    wanted = [name.strip().replace("-", "_") for name in names.split(",") if name.strip()]
-    unknown = [name for name in wanted if name not in FLAGS]
-    if unknown:
-        raise UsageError(f"--accept {', '.join(unknown)}: not known; known are {', '.join(FLAGS)}")
-    return GuestPolicy(**{name: name in wanted for name in FLAGS})
+    try:
+        return GuestPolicy.of(split_names(names))
+    except FormatError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _bytes(size: int) -> Callable[[str], bytes]:
@@ -142,14 +144,3 @@ def _tcb(text: str) -> TcbVersion:
     if missing:
         raise argparse.ArgumentTypeError(f"{', '.join(sorted(missing))} missing")
     return TcbVersion(**parts)
-
-
-def _print(verdict: Verdict) -> None:
-    console.table(
-        "",
-        ["", "check", "", "why"],
-        [[str(item.number), item.name, item.status.value, item.detail] for item in verdict.checks],
-    )
-    console.out("")
-    wrong = ", ".join(str(item.number) for item in verdict.checks if item.status is Status.FAILED)
-    console.out(f"verdict: {'pass' if verdict.passed else f'FAIL (check {wrong})'}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from builder.cli import console
 from builder.cli.arguments import Parser, timestamp
+from builder.cli.checks import print_checks, print_conclusion
 from builder.cli.files import parse_file, public_keys, read_prefix
 from builder.errors import BuilderError, UsageError
 from measurements import attestation_key
@@ -27,7 +28,7 @@ from measurements.policy import (
     Policy,
     Unproven,
 )
-from measurements.verify import RegisterVerdict, Status, Verdict, to_json, verify
+from measurements.verify import RegisterVerdict, Verdict, to_json, verify
 
 _LARGEST_PEM = attestation_key.MAX_ROOTS * attestation_key.MAX_PEM_BYTES
 
@@ -143,17 +144,11 @@ def _count(minimum: int) -> Callable[[str], int]:
 
 
 def _print(verdict: Verdict) -> None:
-    console.table(
-        "",
-        ["", "check", "", "why"],
-        [[str(item.number), item.name, item.status.value, item.detail] for item in verdict.checks],
-    )
+    print_checks(verdict)
     if verdict.registers:
         console.out("")
         _print_registers(verdict)
-    console.out("")
-    wrong = ", ".join(str(item.number) for item in verdict.checks if item.status is Status.FAILED)
-    console.out(f"verdict: {'pass' if verdict.passed else f'FAIL (check {wrong})'}")
+    print_conclusion(verdict)
 
 
 def _print_registers(verdict: Verdict) -> None:

@@ -75,6 +75,16 @@ class MeasuredPage:
     digest: bytes
     cause: str
 
+    def to_json(self) -> dict[str, str]:
+        """Return the step as JSON values; type names are lower-case, digests hexadecimal."""
+        return {
+            "type": self.type.name.lower(),
+            "gpa": f"0x{self.address:x}",
+            "contents": self.contents.hex(),
+            "digest": self.digest.hex(),
+            "cause": self.cause,
+        }
+
 
 def extend(digest: bytes, regions: Iterable[Region]) -> bytes:
     """Return the launch digest after more pages."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -73,6 +74,21 @@ class GuestPolicy:
             raise FormatError(f"guest policy 0x{value:x}: a reserved bit of 26 to 63 is set")
         flags = {name: bool(value >> bit & 1) for name, bit in _BITS.items()}
         return cls(abi_major=value >> 8 & 0xFF, abi_minor=value & 0xFF, **flags)
+
+    @classmethod
+    def of(cls, names: Iterable[str], *, abi_major: int = 0, abi_minor: int = 0) -> GuestPolicy:
+        """Return the policy in which these bits are set and no other; ``-`` may stand for ``_``.
+
+        Raises:
+            FormatError: a name is not one of ``FLAGS``, or the ABI version does not fit.
+        """
+        wanted = {name.replace("-", "_") for name in names}
+        unknown = wanted - set(FLAGS)
+        if unknown:
+            raise FormatError(
+                f"guest policy: {', '.join(sorted(unknown))} not known; known are {', '.join(FLAGS)}"
+            )
+        return cls(abi_major=abi_major, abi_minor=abi_minor, **{name: name in wanted for name in FLAGS})
 
     @property
     def value(self) -> int:

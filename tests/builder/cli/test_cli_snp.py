@@ -115,7 +115,7 @@ def test_id_block_for_people(capfd, keys):
         (["ab", "--key", "id.pem"], "DIGEST has 1 bytes; expected 48"),
         (
             [DIGEST, "--key", "id.pem", "--policy", "root_allowed"],
-            "--policy root_allowed: not known; known are smt_",
+            "guest policy: root_allowed not known; known are smt_",
         ),
         ([DIGEST, "--key", "id.pem", "--abi", "1"], "expected MAJOR.MINOR"),
         ([DIGEST, "--key", "id.pem", "--abi", "1.300"], "ABI 1.300"),
@@ -209,7 +209,7 @@ def test_hostile_reports_fail(capfd, content):
         (["--measurement", "00"], "1 bytes; expected 48"),
         (["--minimum-tcb", "bootloader=1"], "microcode, snp, tee missing"),
         (["--minimum-tcb", "uefi=1"], "expected NAME=NUMBER"),
-        (["--accept", "root_allowed"], "not known; known are smt_allowed"),
+        (["--accept", "root_allowed"], "root_allowed not known; known are smt_allowed"),
         (["--at", "yesterday"], "is no time"),
         (["--at", "2026-01-01"], "has no time zone"),
     ],
