@@ -17,6 +17,8 @@ from measurements.prediction import BootPath
 
 #: The virtio-serial port that the evidence service answers on.
 EVIDENCE_PORT_NAME = "org.goldsmith.evidence.0"
+#: The virtio-serial port of a test extension's command channel; no machine but those of live tests has it.
+CHANNEL_PORT_NAME = "org.goldsmith.live.0"
 
 #: The first bus address behind the boot disk that this module leaves to `Machine.devices`.
 FREE_SLOT = 0x04
@@ -46,6 +48,8 @@ class Wiring:
         uki: what `-kernel` loads; `None` on a disk boot.
         console: QEMU chardev of the serial console ("stdio", "null").
         evidence: socket that the evidence port listens on.
+        channel: socket of one more virtio-serial port, which a test extension of the guest serves; `None` leaves
+            the port out. A port is no device of its own to firmware, so PCR 1 does not see it.
         forward: (host port on 127.0.0.1, guest port) reachable over the network.
         wire: listening UNIX stream socket that the network card is plugged into instead of QEMU's own network:
             Ethernet frames both ways, each behind its length (u32, big endian), none lost.
@@ -60,6 +64,7 @@ class Wiring:
     uki: Path | None = None
     console: str = "null"
     evidence: Path | None = None
+    channel: Path | None = None
     forward: tuple[int, int] | None = None
     wire: Path | None = None
     memory: Path | None = None
@@ -114,7 +119,7 @@ def qemu_arguments(
         arguments += ["-global", "driver=cfi.pflash01,property=secure,value=on"]
     if not bare:
         arguments += _disk(wiring.disk)
-        arguments += _serial_port(wiring.evidence)
+        arguments += _serial_ports(wiring.evidence, wiring.channel)
         arguments += _network(wiring.forward, wiring.wire)
         for name, file in wiring.drives:
             arguments += ["-drive", f"if=none,id={name},format=raw,file={_escape(file)}"]
@@ -160,12 +165,23 @@ def _disk(image: Path | None) -> list[str]:
     ]  # fmt: skip
 
 
-def _serial_port(socket: Path | None) -> list[str]:
+def _serial_ports(evidence: Path | None, channel: Path | None) -> list[str]:
+    ports = 2 if channel is None else 3  # number 0 is kept for a console
+    arguments = [
+        "-device",
+        f"virtio-serial-pci,addr=0x{_SERIAL_SLOT:02x},disable-legacy=on,max_ports={ports}",
+    ]
+    arguments += _serial_port("evidence", EVIDENCE_PORT_NAME, evidence)
+    if channel is not None:
+        arguments += _serial_port("channel", CHANNEL_PORT_NAME, channel)
+    return arguments
+
+
+def _serial_port(identifier: str, name: str, socket: Path | None) -> list[str]:
     backend = f"socket,path={_escape(socket)},server=on,wait=off" if socket is not None else "null"
     return [
-        "-device", f"virtio-serial-pci,addr=0x{_SERIAL_SLOT:02x},disable-legacy=on,max_ports=2",
-        "-chardev", f"{backend},id=evidence",
-        "-device", f"virtserialport,chardev=evidence,name={EVIDENCE_PORT_NAME}",
+        "-chardev", f"{backend},id={identifier}",
+        "-device", f"virtserialport,chardev={identifier},name={name}",
     ]  # fmt: skip
 
 

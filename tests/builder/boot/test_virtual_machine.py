@@ -56,6 +56,15 @@ def test_wiring_changes_no_device():
         assert values(wired, option) == values(bare, option) == values(plugged, option)
 
 
+def test_only_a_live_test_has_a_command_channel():
+    """One port more on the same device: no slot, so no table, moves."""
+    with_channel = devices(arguments(channel=Path("/c.sock")))
+    assert [each for each in with_channel if "org.goldsmith.live.0" in each]
+    assert not [each for each in devices(arguments()) if "live" in each]
+    pci_devices = [each.partition(",")[0] for each in with_channel if "addr=" in each]
+    assert pci_devices == [each.partition(",")[0] for each in devices(arguments()) if "addr=" in each]
+
+
 def test_disk_and_direct_boots_have_the_same_devices():
     direct = arguments(BootPath.DIRECT, uki=Path("/uki.efi"))
     assert devices(direct) == devices(arguments())

@@ -1,0 +1,52 @@
+"""The test extension: an add-on whose initrd brings the command channel's agent, and lays a mask over one udev rule.
+
+Nothing in the image helps. The production initrd powers off where PCR 12 is neither zero nor that of the debug console
+(recipes/common/hardening/61-goldsmith-command-line.rules), and it does so by a file; the add-on's archive is unpacked
+after it, over it. So this is also what an attacker does who may write to the ESP while Secure Boot is off, and why
+measurement alone, never the machine itself, says what runs. PCR 4, 9 and 12 say it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from builder.boot.addons import Sign, build_addon
+from builder.image.cpio import compress_initrd, write_cpio
+from builder.tools import Tools
+from builder.tree import Kind, Node, Origin, Tree
+
+GUEST = Path(__file__).with_name("guest")
+_ORIGIN = Origin(kind="generated", name="live test extension")
+#: Files of the add-on's initrd, each with its source.
+_FILES = {
+    "/usr/lib/goldsmith-live/agent.py": "agent.py",
+    "/usr/lib/goldsmith-live/goldsmith-live.service": "goldsmith-live.service",
+    "/usr/lib/tmpfiles.d/goldsmith-live.conf": "tmpfiles.conf",
+}
+#: udev reads /etc first, and an empty file of the same name masks the rule (udev(7)).
+_MASK = "/etc/udev/rules.d/61-goldsmith-command-line.rules"
+
+
+def extension(tools: Tools, folder: Path, *, masked: bool = True, sign: Sign | None = None) -> Path:
+    """Write the add-on below ``folder``.
+
+    Args:
+        tools: the toolbox.
+        folder: private to the caller.
+        masked: lay the mask over the rule that would stop the machine.
+        sign: signs it for a machine that verifies.
+    """
+    tree = Tree()
+    for path, source in _FILES.items():
+        _put(tree, path, (GUEST / source).read_bytes())
+    if masked:
+        _put(tree, _MASK, b"")
+    archive = compress_initrd(write_cpio(tree, source_date_epoch=tools.source_date_epoch))
+    return build_addon(tools, folder, name="live", initrd=archive, sign=sign)
+
+
+def _put(tree: Tree, path: str, content: bytes) -> None:
+    for parent in reversed(Path(path).parents):
+        if str(parent) != "/" and str(parent) not in tree:
+            tree.add(str(parent), Node(kind=Kind.DIRECTORY, mode=0o755, origin=_ORIGIN))
+    tree.add(path, Node(kind=Kind.FILE, mode=0o644, origin=_ORIGIN, content=content))
