@@ -1,8 +1,8 @@
 """The SEV-SNP launch digest that follows from an IGVM file.
 
 Follows the headers in their order, as coconut-svsm igvmmeasure and microsoft/igvm igvm/src/measurement/snp.rs do.
-Two loaders differ in one point: a page without data is a page of zeros by the format's specification, and a page of
-type ZERO under QEMU (backends/igvm.c qigvm_type_to_cgs_type).
+Two loaders differ: a page without data is a page of zeros by the format's specification, and a page of type ZERO under
+QEMU, which also adds shared pages like others (backends/igvm.c qigvm_type_to_cgs_type).
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def regions(file: IgvmFile, loader: Loader = Loader.SPECIFICATION) -> Iterator[R
         match header:
             case ParameterArea():
                 areas[header.index] = header.size
-            case PageData() if header.mask & mask and not header.shared:
+            # QEMU knows no shared pages and adds them like others.
+            case PageData() if header.mask & mask and (loader is Loader.QEMU or not header.shared):
                 region = _page(header, loader)
             case ParameterInsert() if header.mask & mask:
                 # Inserted once: the index becomes invalid with it.

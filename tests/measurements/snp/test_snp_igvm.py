@@ -101,6 +101,13 @@ def test_other_platforms_and_shared_pages_are_left_out():
     assert digest(both.context(bytes(4096))) == digest(one.context(bytes(4096)))
 
 
+def test_qemu_knows_no_shared_pages():
+    file = igvm_samples.File().add(igvm_samples.platform()).page(0x3000, b"\3" * 4096, flags=4)
+    file.context(bytes(0x158) + struct.pack("<Q", 0x31).ljust(4096 - 0x158, b"\0"))
+    assert [region.address for region in regions(igvm.parse(file.build()))] == [igvm_samples.VMSA_ADDRESS]
+    assert [region.address for region in kvm_regions(file)] == [0x3000, igvm_samples.VMSA_ADDRESS]
+
+
 BROKEN = igvm_samples.File
 
 
