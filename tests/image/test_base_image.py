@@ -63,7 +63,7 @@ MODULES = {
         "failover", "libcrc32c", "net_failover", "nf_tables", "nfnetlink", "virtio_net", "virtio-rng",
     },
     "initrd": {
-        "dm-bufio", "dm-mod", "dm-verity", "efivarfs", "erofs", "libcrc32c", "reed_solomon", "virtio_blk",
+        "dm-bufio", "dm-mod", "dm-verity", "erofs", "libcrc32c", "reed_solomon", "virtio_blk",
     },
 }  # fmt: skip
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import secrets
 import shutil
+import struct
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from running import ROOT, Goldsmith, private_temporary
@@ -18,6 +21,8 @@ from builder.boot.debug import COMMAND_LINE
 from builder.boot.qemu import Wiring
 from builder.boot.session import running_machine
 from builder.errors import BootError
+from builder.image.secureboot.store import enrol
+from builder.image.secureboot.variables import AuthenticatedVariable
 from builder.launches import launches
 from builder.recipe import find_recipe, load_recipe
 from builder.store import Store
@@ -26,6 +31,7 @@ from measurements.prediction import BootPath
 
 pytestmark = pytest.mark.integration
 
+SYSTEMD_VENDOR = UUID("8cf2644b-4b0b-428f-9387-6d876050dc67")  # EFI_VENDOR_SYSTEMD, src/basic/efivars.h
 LIMIT = 200.0  # seconds, on a machine that emulates
 _ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -41,16 +47,20 @@ def try_on(release: Path, lock: Lock, store: Store, tmp_path_factory: pytest.Tem
         if item.boot is BootPath.DISK
     )
 
-    def boot(smbios: str) -> tuple[bytes | None, str, str]:
+    def boot(smbios: str | None = None, *, systemd_options: str = "") -> tuple[bytes | None, str, str]:
         log = tmp_path_factory.mktemp("host") / "console"
         with private_temporary() as folder:
-            socket = folder / "evidence.sock"
+            build, socket = chosen.firmware, folder / "evidence.sock"
+            if systemd_options:
+                store_file = tmp_path_factory.mktemp("variables") / "vars.fd"
+                store_file.write_bytes(with_systemd_options(build.variables.read_bytes(), systemd_options))
+                build = replace(build, variables=store_file)
             wiring = Wiring(
                 tpm=folder, variables=folder, disk=release / "disk.raw", evidence=socket, smbios_string=smbios
             )
             evidence, failure = None, ""
             with running_machine(
-                tools, chosen.firmware, chosen.machine, BootPath.DISK, wiring, folder, console_log=log
+                tools, build, chosen.machine, BootPath.DISK, wiring, folder, console_log=log
             ) as running:
                 try:
                     evidence = request_evidence(
@@ -84,6 +94,13 @@ def test_a_credential_of_the_host_changes_nothing(try_on: Callable):
     assert evidence is not None
 
 
+def test_an_efi_variable_of_the_host_changes_nothing(try_on: Callable):
+    """systemd's PID 1 would take this unit from the variable (proc_cmdline_parse of systemd 257) and power off."""
+    evidence, failure, _ = try_on(systemd_options="systemd.unit=poweroff.target")
+    assert failure == ""
+    assert evidence is not None
+
+
 def test_a_setting_that_does_not_take_stops_the_machine(
     goldsmith: Goldsmith, store: Store, tmp_path: Path, signing_key: Path
 ):
@@ -109,3 +126,15 @@ def test_a_setting_that_does_not_take_stops_the_machine(
     assert run.code == 1
     assert "switched itself off" in run.report["failure"]
     assert not run.evidence.exists()
+
+
+def with_systemd_options(store: bytes, options: str) -> bytes:
+    """Return the variable store with what `bootctl systemd-efi-options` would write."""
+    name = "SystemdOptions"
+    variable = AuthenticatedVariable(
+        name=name, guid=SYSTEMD_VENDOR, data=f"{options}\0".encode("utf-16-le"), time=bytes(16)
+    )
+    result = bytearray(enrol(store, [variable]))
+    # AUTHENTICATED_VARIABLE_HEADER (60 bytes, the name follows): non-volatile, boot service and run-time access alone.
+    struct.pack_into("<I", result, result.index(name.encode("utf-16-le")) - 60 + 4, 7)
+    return bytes(result)
