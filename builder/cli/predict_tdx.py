@@ -98,7 +98,7 @@ class _Tables:
         self.fw_cfg = _fw_cfg(given.acpi, boot)
         if given.acpi is not None:
             self.acpi, self.smbios = _acpi(given.acpi), _optional(given.acpi / "smbios-tables")
-        elif given.qemu is not None and given.kernel is not None:
+        if self.smbios is None and given.qemu is not None and given.kernel is not None:
             self._ask_qemu(given)
 
     def _ask_qemu(self, given: argparse.Namespace) -> None:
@@ -107,12 +107,7 @@ class _Tables:
             from builder.artifacts import Machine
             from builder.boot.td import qemu_release, td_tables
             from builder.cli.lending import Lender
-        except ModuleNotFoundError as error:
-            console.warn(
-                f"RTMR0 has no value: asking QEMU for ACPI tables needs the Python package {error.name}"
-            )
-            return
-        try:
+
             tools = Lender(given.recipe, console.reporter()).tools()
             found = qemu_release(tools)
             if found != given.qemu:
@@ -127,15 +122,24 @@ class _Tables:
                 vcpus=given.vcpus,
             )
             tables = td_tables(tools, machine)
+        except ModuleNotFoundError as error:
+            self._warn(f"asking QEMU needs the Python package {error.name}")
+            return
         except BuilderError as error:
-            console.warn(f"RTMR0 has no value: {error}" + (f"; try: {error.hint}" if error.hint else ""))
+            self._warn(str(error) + (f"; try: {error.hint}" if error.hint else ""))
             return
         if found < UPSTREAM_QEMU:
             console.warn(
                 f"QEMU {found[0]}.{found[1]} builds trust domains with patches alone; upstream since 10.1"
             )
-        self.acpi, self.smbios = tables.acpi, tables.smbios
-        self.fw_cfg = FwCfgItems(bootorder=tables.bootorder)
+        self.smbios = tables.smbios
+        if self.acpi is None:
+            self.acpi, self.fw_cfg = tables.acpi, FwCfgItems(bootorder=tables.bootorder)
+
+    def _warn(self, message: str) -> None:
+        # With tables given, the SMBIOS ones may not be needed; RTMR0 says where they are.
+        if self.acpi is None:
+            console.warn(f"no tables of the machine: {message}")
 
 
 def _inputs(given: argparse.Namespace, code: bytes) -> TdxInputs:

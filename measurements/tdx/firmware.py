@@ -1,7 +1,7 @@
 """What a TDVF build measures beside the bytes of its file, and what the file itself shows of that.
 
-A trust domain gets code and variables in one file. Where the code is that of a build which boots plain virtual
-machines as well (OVMF.fd), that build's profile holds; builds for TDX alone have profiles of their own.
+A trust domain gets code and variables in one file. A profile is about the code, so that it holds whatever keys are
+enrolled in the variables; where the code boots plain virtual machines as well (OVMF.fd), their profile holds.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ _FW_CFG_EVENT = b"QEMU FW CFG\0"
 _RELEASE = re.compile(r"(20\d\d)\.(\d\d)")
 
 #: Builds that boot trust domains. Their boot options were read in the memory of QEMU 10.0 machines that booted them
-#: without TDX: UiApp lies in a volume of its own, so "EFI Firmware Setup" leads nowhere and is not offered.
+#: without TDX: UiApp lies in a volume of its own, so "EFI Firmware Setup" leads nowhere and is not offered. So was
+#: SecureBoot without keys. ``sha384`` is that of the code, the file without its variables.
 PROFILES: Final[tuple[FirmwareProfile, ...]] = (
     FirmwareProfile(
-        sha384="233c782278a7b10f62fa98f19268f853ef39cc41e64544a6cdbf71344f163bc541973605655826370a468c7862bb1ef2",
+        sha384="c290b7b79351bf90f13a414786d4edbc9ae5fc5c48c86c3b930d56ebe52cf860dd79173fdda6362b1d8ea0e1a5b925f1",
         name="Debian ovmf-inteltdx 2026.08+ds-2 OVMF.inteltdx.ms.fd",
         crtm_version="2026.08+ds-2",
         peifv=PeifvMode.CALIBRATE,
@@ -72,7 +73,7 @@ class TdvfBuild:
 def examine(firmware: bytes, tdvf: Tdvf, profiles: Iterable[FirmwareProfile] = ()) -> TdvfBuild:
     """Find the profile and read what the file shows."""
     given = tuple(profiles)
-    profile = find_profile(firmware, (*given, *PROFILES)) or _profile_of_code(firmware, tdvf, given)
+    profile = find_profile(firmware, given) or _profile_of_code(firmware, tdvf, (*given, *PROFILES))
     volumes, problem = None, None
     try:
         volumes = _parse(firmware)
