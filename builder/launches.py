@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from builder.artifacts import Firmware, Machine
 from builder.boot.qemu import boot_devices, random_numbers
@@ -28,18 +29,25 @@ class Launch:
     boot: BootPath
 
 
-def launches(platforms: tuple[Platform, ...], firmware: tuple[Firmware, ...]) -> Iterator[Launch]:
-    """Yield every combination that the recipe's platforms declare, in the recipe's order."""
+def launches(
+    platforms: tuple[Platform, ...], firmware: tuple[Firmware, ...], *, secure_boot: bool = False
+) -> Iterator[Launch]:
+    """Yield every combination that the recipe's platforms declare, in the recipe's order.
+
+    Args:
+        platforms: of the recipe.
+        firmware: the builds that the platforms name.
+        secure_boot: the launches with Secure Boot on, whose builds start with the keys of a sealed release, in
+            place of those without.
+    """
     builds = {build.name: build for build in firmware}
     for platform in platforms:
-        for name in platform.firmware:
-            for boot in platform.boot:
-                for memory in platform.memory_mib:
-                    for vcpus in platform.vcpus:
-                        machine = Machine(
-                            type=platform.machine, cpu=platform.cpu, memory_mib=memory, vcpus=vcpus
-                        )
-                        yield Launch(machine=machine, firmware=builds[name], boot=BootPath(boot))
+        names = platform.secure_boot if secure_boot else platform.firmware
+        for name, boot, memory, vcpus in product(names, platform.boot, platform.memory_mib, platform.vcpus):
+            machine = Machine(
+                type=platform.machine, cpu=platform.cpu, memory_mib=memory, vcpus=vcpus, smm=secure_boot
+            )
+            yield Launch(machine=machine, firmware=builds[name], boot=BootPath(boot))
 
 
 def predict_launch(

@@ -62,13 +62,13 @@ def calibrate(
                 log = _complete_log(memory)
                 if log is not None:
                     return log
-            raise _incomplete(running)
+            raise _incomplete(running, smm=machine.smm)
 
 
-def _incomplete(running: RunningMachine) -> BootError:
+def _incomplete(running: RunningMachine, *, smm: bool) -> BootError:
     return BootError(
-        "the firmware left no event log with separators in PCR 0 to 7: it has no TPM 2.0 support, or needs SMM "
-        "(builds that enforce Secure Boot do), which this machine does not have\n"
+        "the firmware left no event log with separators in PCR 0 to 7: it has no TPM 2.0 support, or it "
+        f"does not run on a machine {'with' if smm else 'without'} system management mode\n"
         f"last console lines:\n{running.console.tail() or '(the console stayed silent)'}"
     )
 

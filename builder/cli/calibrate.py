@@ -21,6 +21,12 @@ def command(
     ] = None,
     memory: Annotated[int, typer.Option(metavar="MiB", help="RAM of the machine", min=256)] = 2048,
     vcpus: Annotated[int, typer.Option(metavar="N", help="its virtual CPUs", min=1)] = 2,
+    smm: Annotated[
+        bool | None,
+        typer.Option(
+            "--smm/--no-smm", help="with system management mode (default: if the firmware needs it)"
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="profile (default: in this user's data folder)"),
@@ -44,7 +50,7 @@ def command(
     from builder.recipe import find_recipe, load_recipe
     from builder.store import Store
     from builder.toolbox import unpack_toolbox
-    from measurements.formats import eventlog
+    from measurements.formats import eventlog, ovmf
     from measurements.platforms.calibration import derive_profile
     from measurements.prediction import BootPath
 
@@ -63,7 +69,13 @@ def command(
     if platform is None:
         raise UsageError(f"the recipe {loaded.name} declares no qemu-vtpm platform to calibrate for")
 
-    machine = Machine(type=platform.machine, cpu=platform.cpu, memory_mib=memory, vcpus=vcpus)
+    machine = Machine(
+        type=platform.machine,
+        cpu=platform.cpu,
+        memory_mib=memory,
+        vcpus=vcpus,
+        smm=ovmf.needs_smm(code) if smm is None else smm,
+    )
     build = Firmware(name=firmware.name, package="", version="", code=firmware, variables=store_file)
     log = calibrate(tools, build, machine, reporter=reporter)
     tables = {

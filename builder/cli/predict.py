@@ -23,7 +23,7 @@ from builder.tables import tables_of_machine
 from measurements.errors import FormatError, NotPredictableError
 from measurements.events import DEFAULT_BANKS, HashAlgorithm, event_type_name
 from measurements.formats import varstore
-from measurements.formats.ovmf import MAX_FIRMWARE_SIZE
+from measurements.formats.ovmf import MAX_FIRMWARE_SIZE, needs_smm
 from measurements.platforms.firmware import FirmwareProfile, find_profile
 from measurements.predict import TpmInputs, predict_tpm, prediction_to_json
 from measurements.prediction import BootPath, Prediction
@@ -61,6 +61,13 @@ def tpm(
     vcpus: Annotated[int, typer.Option(metavar="N", min=1, help="virtual CPUs")] = 2,
     machine: Annotated[str, typer.Option(metavar="TYPE", help="versioned machine type")] = "pc-q35-10.0",
     cpu: Annotated[str, typer.Option(metavar="MODEL", help="QEMU CPU model")] = "qemu64",
+    smm: Annotated[
+        bool | None,
+        typer.Option(
+            "--smm/--no-smm",
+            help="the machine has system management mode (default: if the firmware needs it)",
+        ),
+    ] = None,
     profile: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE", help="calibrated firmware profile, beside this user's; may be repeated"),
@@ -100,7 +107,13 @@ def tpm(
     table = None if direct else disk_table(disk, sector_size)
     variables = None if secure_boot is None else parse_file(secure_boot, varstore.MAX_FILE_SIZE, _store)
     profiles = (*(load_profile(path) for path in profile or ()), *load_profiles(profiles_folder()))
-    shape = Machine(type=machine, cpu=cpu, memory_mib=memory, vcpus=vcpus)
+    shape = Machine(
+        type=machine,
+        cpu=cpu,
+        memory_mib=memory,
+        vcpus=vcpus,
+        smm=needs_smm(code) if smm is None else smm,
+    )
     tables = _tables(lending, reporter, shape, boot, find_profile(code, profiles)) if acpi else None
     inputs = TpmInputs(
         firmware_name=name,

@@ -229,10 +229,11 @@ def _patches(index: int, source: ModuleSource, merged: Merged, problems: list[st
 def _check_firmware(whole: RecipeDocument, merged: Merged, problems: list[str]) -> None:
     known = {source.name for source in whole.firmware}
     problems.extend(
-        f"{merged.at(('platforms', index, 'firmware', position))}: there is no firmware {wanted!r}; "
+        f"{merged.at(('platforms', index, key, position))}: there is no firmware {wanted!r}; "
         f"known: {', '.join(sorted(known)) or 'none'}"
         for index, platform in enumerate(whole.platforms)
-        for position, wanted in enumerate(platform.firmware)
+        for key, names in (("firmware", platform.firmware), ("secure_boot", platform.secure_boot))
+        for position, wanted in enumerate(names)
         if wanted not in known
     )
 

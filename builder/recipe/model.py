@@ -218,12 +218,20 @@ class FirmwareSource(Model):
 
 
 class Platform(Model):
-    """Machines whose registers are predicted and published: every combination of the lists."""
+    """Machines whose registers are predicted and published: every combination of the lists.
+
+    Those of ``secure_boot`` are predicted when a release is sealed (`goldsmith seal`), with its keys.
+    """
 
     name: Literal["qemu-vtpm"]
     machine: str = Field(pattern=r"^pc-q35-\d+\.\d+$")
     cpu: str = Field(default="qemu64", pattern=r"^[A-Za-z0-9_.,+=-]+$")
     firmware: tuple[Name, ...]
+    secure_boot: tuple[Name, ...] = Field(
+        default=(),
+        description="firmware that verifies what it starts; such machines have system management mode, and "
+        "the keys of a sealed release",
+    )
     boot: tuple[Literal["disk", "direct"], ...] = ("disk", "direct")
     memory_mib: tuple[Annotated[int, Field(ge=64, le=1 << 24)], ...]
     vcpus: tuple[Annotated[int, Field(ge=1, le=4096)], ...]

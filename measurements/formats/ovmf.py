@@ -27,6 +27,8 @@ DXEFV: Final = UUID("7cb8bdc9-f8eb-4f34-aaea-3ee4af6516a1")
 
 _NVRAM = UUID("fff12b8d-7696-4c8b-a985-2747075b4f50")
 _LZMA = UUID("ee4e5898-3914-4259-9d6e-dc7bd79403cf")
+#: MdeModulePkg/Core/PiSmmCore/PiSmmIpl.inf: loads the SMM core, and stops the boot where there is no SMRAM.
+_PI_SMM_IPL = UUID("2fa2a6da-11d5-4dc3-999a-749648b03c56")
 _SMBIOS_PLATFORM_DXE = UUID("4110465d-5ff3-4f4b-b580-24ed0d06747a")
 #: EFI_RNG_PROTOCOL (UEFI 2.10, 37.5).
 _RANDOM_NUMBERS = UUID("3152bca5-eade-433d-862e-c01cdc291f44")
@@ -78,6 +80,8 @@ class OvmfFirmware:
         initrd_option_first: whether the build puts ``initrd=initrd`` before ``-append`` (edk2 >= 202508) or behind
             it; ``None`` when it shows neither.
         verifies_images: whether the build has Secure Boot (SecurityPkg's AuthVariableLib).
+        needs_smm: whether the build keeps its variables behind system management mode (edk2's SMM_REQUIRE), and so
+            boots only on machines that have it.
         smbios: strings of the SMBIOS type 0 structure; ``None`` when the file does not show them plainly.
     """
 
@@ -88,6 +92,7 @@ class OvmfFirmware:
     named_kernel_blobs: bool
     initrd_option_first: bool | None = None
     verifies_images: bool
+    needs_smm: bool = False
     smbios: SmbiosStrings | None
 
 
@@ -119,16 +124,18 @@ def parse(firmware: bytes, *, peiless: bool = False) -> OvmfFirmware:
                 "as in OVMF_CODE_4M.fd"
             )
     files = tuple(_files(named[DXEFV]))
+    drivers = frozenset(file.name for file in files if file.type != _FILE_TYPE_PAD)
     return OvmfFirmware(
         peifv=bytes(named.get(PEIFV, b"")),
         dxefv=bytes(named[DXEFV]),
-        drivers=frozenset(file.name for file in files if file.type != _FILE_TYPE_PAD),
+        drivers=drivers,
         waiting_for_random=frozenset(file.name for file in files if _depends_on(file, _RANDOM_NUMBERS)),
         # OvmfPkg/QemuKernelLoaderFsDxe joins this folder of fw_cfg and "kernel".
         named_kernel_blobs=_NAMED_KERNEL_BLOB in named[DXEFV].tobytes(),
         initrd_option_first=_initrd_option_first(named[DXEFV].tobytes()),
         # AuthVariableLib keeps its switch in a variable of this name; builds without it never name it.
         verifies_images=contains_text(named[DXEFV].tobytes(), "SecureBootEnable"),
+        needs_smm=_PI_SMM_IPL in drivers,
         smbios=_smbios_strings(files),
     )
 
@@ -137,6 +144,14 @@ def _initrd_option_first(volume: bytes) -> bool | None:
     # OvmfPkg/Library/GenericQemuLoadImageLib: the option and the blank that parts it from the others.
     first, last = b"\0initrd=initrd \0" in volume, b" initrd=initrd\0" in volume
     return None if first == last else first
+
+
+def needs_smm(firmware: bytes) -> bool:
+    """Return whether a firmware file boots only on machines with system management mode; no other file does."""
+    try:
+        return parse(firmware).needs_smm
+    except FormatError:
+        return False
 
 
 def contains_text(volume: bytes, text: str) -> bool:

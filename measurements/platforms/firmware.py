@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
 
 from measurements.errors import FormatError
 from measurements.events import Digest, Digests, HashAlgorithm
+from measurements.platforms import observed
 from measurements.platforms._json import Reader
 
 MAX_PATCHES: Final = 16
@@ -188,12 +189,19 @@ class FirmwareProfile:
 
 
 def find_profile(firmware: bytes, calibrated: Iterable[FirmwareProfile] = ()) -> FirmwareProfile | None:
-    """Return this firmware file's profile: a calibrated one first, else the table's; ``None`` if unknown."""
+    """Return this firmware file's profile: a calibrated one first, else the table's; ``None`` if unknown.
+
+    Machines that the one lacks are looked up in the others, so a calibrated machine adds to those of the table.
+    """
     key = hashlib.sha384(firmware).hexdigest()
-    for profile in (*calibrated, *PROFILES):
-        if profile.sha384 == key:
-            return profile
-    return None
+    known = [profile for profile in (*calibrated, *PROFILES) if profile.sha384 == key]
+    if not known or known[0].peifv is not PeifvMode.CALIBRATE:
+        return known[0] if known else None
+    seen: dict[tuple[int, int], PeifvObservation] = {}
+    for profile in known:
+        for each in profile.observations:
+            seen.setdefault((each.memory_mib, each.vcpus), each)
+    return replace(known[0], observations=tuple(seen.values()))
 
 
 def _smbios_from_json(text: str) -> SmbiosMeasurement:
@@ -281,7 +289,13 @@ _SHELL_SINCE_202505 = BuiltinOption(description="EFI Internal Shell", attributes
 
 
 def _debian(
-    sha384: str, name: str, version: str, *, peifv: PeifvMode, patches: tuple[Patch, ...] = ()
+    sha384: str,
+    name: str,
+    version: str,
+    *,
+    peifv: PeifvMode,
+    patches: tuple[Patch, ...] = (),
+    observations: Mapping[tuple[int, int], Mapping[str, str]] | None = None,
 ) -> FirmwareProfile:
     """Return the profile of one of Debian's x64 builds, whose traits follow from release and variant."""
     since_202505 = version >= "2025.05"
@@ -296,6 +310,17 @@ def _debian(
         crtm_version=version,
         peifv=peifv,
         patches=patches,
+        observations=tuple(
+            PeifvObservation(
+                memory_mib=memory_mib,
+                vcpus=vcpus,
+                digests={
+                    HashAlgorithm(bank): Digest(HashAlgorithm(bank), bytes.fromhex(digest))
+                    for bank, digest in digests.items()
+                },
+            )
+            for (memory_mib, vcpus), digests in (observations or {}).items()
+        ),
         acpi_measured=True,
         pciexbar=0xE0000000,
         smbios=smbios,
@@ -309,7 +334,7 @@ def _debian(
 #: PeiCore caches the ACPI timer's port, q35's PMBASE 0x600 + 8, in a global of its own image.
 _TIMER_PORT = bytes.fromhex("0806")
 
-#: Debian's builds as observed under QEMU 10.0 (q35, swtpm); the logs are in tests/vectors/ovmf-*.eventlog.
+#: Debian's builds as observed under QEMU 10.0 (q35, swtpm); the logs are tests/vectors/launches/alone-*.
 PROFILES: Final[tuple[FirmwareProfile, ...]] = (
     _debian(
         "f752fddb2ea532577d1495efe4f499943857936654b3623ac4a317895abbd98b599b05d646cf5d917fd5483a2ffacc10",
@@ -329,11 +354,13 @@ PROFILES: Final[tuple[FirmwareProfile, ...]] = (
         "Debian ovmf 2025.02-8+deb13u1 OVMF_CODE_4M.secboot.fd",
         "2025.02-8+deb13u1",
         peifv=PeifvMode.CALIBRATE,
+        observations=observed.OVMF_2025_02,
     ),
     _debian(
         "cfdfad21e947d763a7f02350197ecb5c389175b47445e263f7e3ebbd121f62a2aec0c69fcf45cd108854fd6e8be39bc4",
         "Debian ovmf-generic 2026.08+ds-2 OVMF_CODE_4M.secboot.fd",
         "2026.08+ds-2",
         peifv=PeifvMode.CALIBRATE,
+        observations=observed.OVMF_2026_08,
     ),
 )
