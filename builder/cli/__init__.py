@@ -14,6 +14,7 @@ from typing import NoReturn
 #: or ``main`` where the verb must run without typer.
 VERBS = {
     "build": "compose, assemble, predict and sign a release from a recipe",
+    "seal": "sign a finished release for Secure Boot",
     "boot": "boot a release in QEMU with a software TPM and verify it",
     "predict": "predict the registers of any UKI, disk and firmware",
     "replay": "fold an event log into registers and check what it proves",

@@ -55,8 +55,8 @@ def command(
     from measurements.prediction import BootPath
 
     code = read_limited(firmware, _LARGEST_FIRMWARE)
-    store_file = variables or firmware.with_name(firmware.name.replace("CODE", "VARS", 1))
-    if store_file == firmware or not store_file.is_file():
+    store_file = variables or _store_beside(firmware)
+    if store_file is None or not store_file.is_file():
         raise UsageError(f"{firmware} has no variable store beside it", hint="name it with --vars FILE")
     reporter = console.reporter()
     loaded = load_recipe(find_recipe(recipe))
@@ -102,3 +102,11 @@ def command(
         f"PEI volume: {profile.peifv.value}, ACPI measured: {'yes' if profile.acpi_measured else 'no'}"
     )
     console.out(f"profile: {path}")
+
+
+def _store_beside(firmware: Path) -> Path | None:
+    """Return the variable store of OVMF_CODE_4M.secboot.fd: OVMF_VARS_4M.secboot.fd, or else OVMF_VARS_4M.fd."""
+    name = firmware.name.replace("CODE", "VARS", 1)
+    plain = f"{name.partition('.')[0]}{firmware.suffix}"
+    paths = [firmware.with_name(each) for each in (name, plain) if name != firmware.name]
+    return next((path for path in paths if path.is_file()), None)

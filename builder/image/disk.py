@@ -47,7 +47,38 @@ def assemble_disk(esp: Path, verity: Verity, *, identity: DiskIdentity, output: 
         disk.flush()
         for part, offset, size in zip(parts, table.offsets, sizes, strict=True):
             with part.open("rb") as source:
-                _copy_sparse(source, disk, offset=offset, size=size)
+                if os.fstat(source.fileno()).st_size != size or offset % SECTOR:
+                    raise ImageError(f"{source.name}: changed its size while the disk was written")
+                _copy_sparse(source, disk, start=0, offset=offset, size=size)
+    return output
+
+
+def replace_partition(disk: Path, content: Path, *, offset: int, size: int, output: Path) -> Path:
+    """Write to ``output`` a disk with other content in one partition; every other byte stays.
+
+    Args:
+        disk: the disk as it is.
+        content: exactly ``size`` bytes.
+        offset: where the partition begins on the disk, in bytes.
+        size: of the partition, in bytes.
+
+    Raises:
+        ImageError: the content has another size than the partition.
+        OSError: no room.
+    """
+    found = content.stat().st_size
+    if found != size:
+        raise ImageError(
+            f"{content.name} has {found} bytes, the partition that it is to fill has {size}: expected no change, "
+            "because the partition table is measured",
+            hint="was the release built by another version of goldsmith?",
+        )
+    whole = disk.stat().st_size
+    with atomic_file(output) as target, disk.open("rb") as old, content.open("rb") as new:
+        target.truncate(whole)
+        _copy_sparse(old, target, start=0, offset=0, size=offset)
+        _copy_sparse(new, target, start=0, offset=offset, size=size)
+        _copy_sparse(old, target, start=offset + size, offset=offset + size, size=whole - offset - size)
     return output
 
 
@@ -73,20 +104,20 @@ def convert_qcow2(disk: Path, *, output: Path, tools: Tools) -> Path:
     return output
 
 
-def _copy_sparse(source: IO[bytes], disk: IO[bytes], *, offset: int, size: int) -> None:
-    """Copy the parts of a file that hold data; the rest of the disk is a hole already."""
-    if os.fstat(source.fileno()).st_size != size or offset % SECTOR:
-        raise ImageError(f"{source.name}: changed its size while the disk was written")
-    position = 0
-    while position < size:
+def _copy_sparse(source: IO[bytes], disk: IO[bytes], *, start: int, offset: int, size: int) -> None:
+    """Copy what of ``size`` bytes from ``start`` on holds data; on the disk they are a hole already."""
+    position, last = start, start + size
+    while position < last:
         try:
-            start = os.lseek(source.fileno(), position, os.SEEK_DATA)
+            data = os.lseek(source.fileno(), position, os.SEEK_DATA)
         except OSError as error:
             if error.errno == errno.ENXIO:  # nothing but a hole up to the end
                 return
             raise
-        end = min(os.lseek(source.fileno(), start, os.SEEK_HOLE), size)
-        _copy_range(source.fileno(), disk.fileno(), start, offset + start, end - start)
+        if data >= last:
+            return
+        end = min(os.lseek(source.fileno(), data, os.SEEK_HOLE), last)
+        _copy_range(source.fileno(), disk.fileno(), data, offset + data - start, end - data)
         position = end
 
 

@@ -15,7 +15,7 @@ _SECTOR = 512
 #: Microsoft FAT specification, "FAT Type Determination": fewer clusters would make it FAT16.
 _MIN_FAT32_CLUSTERS = 65_525
 _RESERVED = 32
-# Room for directories, and for what rounding to clusters costs.
+# Room for directories, for what rounding to clusters costs, and for a signature added later.
 _SLACK = _MIB
 _LABEL = "ESP"
 #: FAT counts from 1980-01-01; earlier dates would wrap.
@@ -32,12 +32,16 @@ _MTOOLS = {
 }
 
 
-def build_esp(uki: Path, *, volume_id: int, tools: Tools, workdir: Path) -> Path:
+def build_esp(
+    uki: Path, *, volume_id: int, tools: Tools, workdir: Path, unsigned_size: int | None = None
+) -> Path:
     """Write ``workdir/esp.img``: the smallest FAT32 that holds the UKI, in whole MiB, with 512-byte sectors.
 
     Args:
         uki: the file to boot.
         volume_id: 32 bits.
+        unsigned_size: bytes of the UKI before it was signed; they decide the size of the partition, which has
+            room for a signature in any case. Default: those of ``uki``.
 
     Raises:
         ImageError: the volume id does not fit.
@@ -47,7 +51,7 @@ def build_esp(uki: Path, *, volume_id: int, tools: Tools, workdir: Path) -> Path
         raise ImageError(f"FAT volume id {volume_id}: expected 32 bits")
     output = workdir / "esp.img"
     output.unlink(missing_ok=True)
-    size, sectors_per_cluster = _geometry(uki.stat().st_size)
+    size, sectors_per_cluster = _geometry(uki.stat().st_size if unsigned_size is None else unsigned_size)
     with output.open("wb") as image:
         image.truncate(size)
     tools.run(

@@ -16,13 +16,17 @@ _NAMES = {"esp": "EFI system partition", "root": "root file system", "root-verit
 
 
 def uki_parts(uki: bytes, file: str, *, base: int = 0) -> Iterator[Part]:
-    """Yield the headers and every section of a UKI that starts ``base`` bytes into ``file``."""
-    sections = pe.parse(uki).sections
+    """Yield the headers, every section and the signature of a UKI that starts ``base`` bytes into ``file``."""
+    image = pe.parse(uki)
+    sections = image.sections
     first = min(section.raw_offset for section in sections if section.raw_size)
     yield _part("uki headers", file, base, uki[:first])
     for section in sections:
         raw = uki[section.raw_offset : section.raw_offset + section.raw_size]
         yield _part(f"uki {section.name}", file, base + section.raw_offset, raw)
+    offset, size = image.certificate_table
+    if size:
+        yield _part("uki signature", file, base + offset, uki[offset : offset + size])
 
 
 def disk_parts(disk: Path, table: gpt.Gpt, uki: bytes) -> Iterator[Part]:

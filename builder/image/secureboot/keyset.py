@@ -155,15 +155,35 @@ def public_files(keys: KeySet, enrolment: Enrolment) -> tuple[OutputFile, ...]:
     Raises:
         ImageError: the enrolment is not this key set's, or too large for EC2.
     """
+    return published_files(enrolment, enrolment.updates(keys.platform_key, keys.key_exchange_key))
+
+
+def published_files(enrolment: Enrolment, updates: Mapping[str, bytes]) -> tuple[OutputFile, ...]:
+    """Return the same from what is public alone.
+
+    Args:
+        enrolment: what machines are enrolled with.
+        updates: the signed update that writes each variable, by its name.
+
+    Raises:
+        ImageError: too large for EC2.
+    """
     variables = enrolment.variables()
-    updates = enrolment.updates(keys.platform_key, keys.key_exchange_key)
+    certificates = (
+        ("PK", enrolment.platform_key),
+        ("KEK", enrolment.key_exchange_key),
+        *(
+            (f"db-{number}" if number > 1 else "db", certificate)
+            for number, certificate in enumerate(enrolment.allowed, 1)
+        ),
+    )
     files = []
-    for role, signer in keys.signers():
+    for role, certificate in certificates:
         for suffix, encoding, purpose in (
             ("pem", Encoding.PEM, f"certificate of {role}"),
             ("der", Encoding.DER, f"certificate of {role} for Google Cloud and firmware menus"),
         ):
-            content = signer.certificate.public_bytes(encoding)
+            content = certificate.public_bytes(encoding)
             files.append(OutputFile(name=f"{role}.{suffix}", content=content, purpose=purpose))
     for variable in variables:
         name = variable.name
