@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 
 from builder.artifacts import Firmware, Machine
 from builder.boot.qemu import boot_devices, random_numbers
+from builder.errors import UsageError
 from builder.recipe.model import Platform
 from builder.store import Store
 from builder.tables import tables_of_machine
@@ -48,6 +50,29 @@ def launches(
                 type=platform.machine, cpu=platform.cpu, memory_mib=memory, vcpus=vcpus, smm=secure_boot
             )
             yield Launch(machine=machine, firmware=builds[name], boot=BootPath(boot))
+
+
+def store_name(firmware_name: str) -> str:
+    """Return the file of a sealed release with which a firmware build starts: a variable store with its keys."""
+    return f"{firmware_name}.vars.fd"
+
+
+def enrolled_firmware(
+    platforms: tuple[Platform, ...], builds: Iterable[Firmware], folder: Path
+) -> tuple[Firmware, ...]:
+    """Return the builds that verify, each with the variable store of a sealed release; none of an unsealed one.
+
+    Raises:
+        UsageError: the release has stores for some of them only.
+    """
+    wanted = {name for platform in platforms for name in platform.secure_boot}
+    found = tuple(
+        replace(build, variables=folder / store_name(build.name)) for build in builds if build.name in wanted
+    )
+    missing = [build.variables.name for build in found if not build.variables.is_file()]
+    if missing and len(missing) < len(found):
+        raise UsageError(f"{folder}: the sealed release lacks {', '.join(missing)}")
+    return () if missing else found
 
 
 def predict_launch(

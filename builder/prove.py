@@ -13,8 +13,9 @@ from builder.boot.session import DEFAULT_TIMEOUT, EVIDENCE_PORT, BootResult, Tra
 from builder.diagnosis import diagnose
 from builder.disks import read_partition_table
 from builder.errors import BootError, UntrustedError, UsageError
-from builder.launches import Launch, launches, predict_launch
+from builder.launches import Launch, enrolled_firmware, launches, predict_launch
 from builder.progress import SILENT, Reporter
+from builder.recipe.model import Platform
 from builder.release.golden import ENVELOPE
 from builder.release.manifest import Manifest, changed_parts
 from builder.store import Store
@@ -41,6 +42,8 @@ class Trial:
     Attributes:
         firmware: name of one of the release's builds, or a firmware file; None takes the first build.
         direct: start the UKI with ``-kernel``.
+        secure_boot: start firmware that verifies, with the keys of a sealed release; implied where ``firmware``
+            names a build that the release has for that alone.
         memory_mib: RAM; None takes the first shape's.
         vcpus: virtual CPUs; None takes the first shape's.
         debug: boot a copy whose ESP carries the console add-on.
@@ -51,6 +54,7 @@ class Trial:
 
     firmware: str | None = None
     direct: bool = False
+    secure_boot: bool = False
     memory_mib: int | None = None
     vcpus: int | None = None
     debug: bool = False
@@ -140,7 +144,7 @@ def prove(
         reporter.note(f"not the release's bytes: {part}; booted all the same, to see what a verifier sees")
     with reporter.phase("toolbox"):
         tools = unpack_toolbox(lock, store)
-        launch = _launch(manifest, firmware(manifest.firmware, lock, store), trial)
+        launch = _launch(folder, manifest, firmware(manifest.firmware, lock, store), trial)
     code = launch.firmware.code.read_bytes()
     shape = _published_shape(document, launch, hashlib.sha256(code).hexdigest())
     signers = tuple(keys)
@@ -192,12 +196,21 @@ def prove(
     )
 
 
-def _launch(manifest: Manifest, builds: tuple[Firmware, ...], trial: Trial) -> Launch:
+def _launch(folder: Path, manifest: Manifest, builds: tuple[Firmware, ...], trial: Trial) -> Launch:
     wanted = BootPath.DIRECT if trial.direct else BootPath.DISK
-    known = list(launches(manifest.platforms, builds))
+    secure = trial.secure_boot or _only_with_secure_boot(manifest.platforms, trial.firmware)
+    if secure:
+        builds = enrolled_firmware(manifest.platforms, builds, folder)
+        if not builds:
+            raise UsageError(
+                f"{folder} is not sealed: there are no keys to boot it with Secure Boot on",
+                hint=f"goldsmith seal {folder} --keys KEYS",
+            )
+    known = list(launches(manifest.platforms, builds, secure_boot=secure))
     if not known:
         raise UsageError(f"the release {manifest.name} declares no platform to boot on")
-    build = _firmware(builds, trial.firmware) if trial.firmware else known[0].firmware
+    names = tuple(dict.fromkeys(item.firmware for item in known))
+    build = _firmware(names, trial.firmware, enrolled=secure) if trial.firmware else known[0].firmware
     first = next((item for item in known if item.boot is wanted and item.firmware == build), known[0])
     return Launch(
         machine=replace(
@@ -210,7 +223,14 @@ def _launch(manifest: Manifest, builds: tuple[Firmware, ...], trial: Trial) -> L
     )
 
 
-def _firmware(builds: tuple[Firmware, ...], wanted: str) -> Firmware:
+def _only_with_secure_boot(platforms: tuple[Platform, ...], name: str | None) -> bool:
+    """Return whether the platforms start a build with Secure Boot on, and never without."""
+    return any(name in platform.secure_boot for platform in platforms) and not any(
+        name in platform.firmware for platform in platforms
+    )
+
+
+def _firmware(builds: tuple[Firmware, ...], wanted: str, *, enrolled: bool) -> Firmware:
     for build in builds:
         if build.name == wanted:
             return build
@@ -223,8 +243,8 @@ def _firmware(builds: tuple[Firmware, ...], wanted: str) -> Firmware:
         if build.code.read_bytes() == content:
             return build
     variables = path.with_name(path.name.replace("CODE", "VARS", 1))
-    if variables == path or not variables.is_file():
-        # A store without variables serves any build of the same layout; another layout refuses to boot.
+    if enrolled or variables == path or not variables.is_file():
+        # A release's store serves any build of the same layout; another layout refuses to boot.
         variables = builds[0].variables
     return Firmware(name=path.stem.lower(), package="", version="", code=path.absolute(), variables=variables)
 
@@ -232,8 +252,17 @@ def _firmware(builds: tuple[Firmware, ...], wanted: str) -> Firmware:
 def _published_shape(document: golden.GoldenDocument, launch: Launch, sha256: str) -> str | None:
     for prediction in document.predictions:
         shape = prediction.shape
-        if (shape.firmware.sha256, shape.boot, shape.machine, shape.memory_mib, shape.vcpus) == (
+        # A sealed release's shapes with Secure Boot on are those of machines with system management mode.
+        if (
+            shape.firmware.sha256,
+            shape.secure_boot,
+            shape.boot,
+            shape.machine,
+            shape.memory_mib,
+            shape.vcpus,
+        ) == (
             sha256,
+            launch.machine.smm,
             launch.boot,
             launch.machine.type,
             launch.machine.memory_mib,

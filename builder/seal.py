@@ -26,7 +26,7 @@ from builder.image.secureboot.enrolment import PublicEnrolment, check_allowed, r
 from builder.image.secureboot.keyset import published_files
 from builder.image.secureboot.signer import Signer
 from builder.image.secureboot.store import enrol
-from builder.launches import launches, predict_launch
+from builder.launches import enrolled_firmware, launches, predict_launch, store_name
 from builder.progress import SILENT, Reporter
 from builder.release.golden import CONVERTED_DISK, GOLDEN, sign_release
 from builder.release.manifest import Manifest, changed_parts, dump, output_of
@@ -68,21 +68,6 @@ class SealedRelease:
     sealed: tuple[str, ...]
     open_registers: tuple[str, ...]
     throwaway_key: bool
-
-
-def store_name(firmware_name: str) -> str:
-    """Return the file of a sealed release with which a firmware build starts: a variable store with its keys."""
-    return f"{firmware_name}.vars.fd"
-
-
-def enrolled_firmware(builds: Iterable[Firmware], folder: Path) -> tuple[Firmware, ...]:
-    """Return the builds that a sealed release has a variable store for, with it."""
-    found = []
-    for build in builds:
-        path = folder / store_name(build.name)
-        if path.is_file():
-            found.append(replace(build, variables=path))
-    return tuple(found)
 
 
 def seal(
@@ -146,7 +131,7 @@ def seal(
             _carry_over(manifest, folder, target)
             outputs = [output_of(path) for path in sorted(target.iterdir())]
         with reporter.phase("predict"):
-            enrolled = enrolled_firmware(builds, target)
+            enrolled = enrolled_firmware(manifest.platforms, builds, target)
             usual = [
                 predict_launch(launch, uki=image, disk=table, tools=tools, store=store)
                 for launch in launches(manifest.platforms, builds)

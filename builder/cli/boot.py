@@ -27,6 +27,10 @@ def command(
         str | None, typer.Option(metavar="NAME-or-FILE", help="a firmware of the release, or a firmware file")
     ] = None,
     direct: Annotated[bool, typer.Option("--direct", help="start uki.efi with -kernel")] = False,
+    secure_boot: Annotated[
+        bool,
+        typer.Option("--secure-boot", help="with the keys of a sealed release, and firmware that verifies"),
+    ] = False,
     memory: Annotated[int | None, typer.Option(metavar="MiB", help="RAM, in place of the shape's")] = None,
     vcpus: Annotated[
         int | None, typer.Option(metavar="N", help="virtual CPUs, in place of the shape's")
@@ -72,6 +76,7 @@ def command(
         Trial(
             firmware=firmware,
             direct=direct,
+            secure_boot=secure_boot,
             memory_mib=memory,
             vcpus=vcpus,
             debug=debug,
