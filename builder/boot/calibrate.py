@@ -25,12 +25,14 @@ _SIGNATURE = b"Spec ID Event03\0"
 _SIGNATURE_OFFSET = 32  # PCR index, type, SHA-1 digest, size (TCG PFP 1.06, 10.2.1)
 _LOG_AREA = 0x10000  # edk2 PcdTcgLogMaxLen; what the log leaves free is ff
 _CHUNK = 1 << 24
+_KERNEL_SIZE = 1 << 16
 
 
 def calibrate(
     tools: Tools,
     firmware: Firmware,
     machine: Machine,
+    boot: BootPath = BootPath.DISK,
     *,
     timeout: float = _TIMEOUT,
     reporter: Reporter = SILENT,
@@ -40,7 +42,7 @@ def calibrate(
 
     The machine is the one that boots releases, without its disk, network and evidence port: what the firmware
     then tries to boot is its own, and the attempt closes the registers with separators. The log is followed by
-    padding up to 64 KiB.
+    padding up to 64 KiB. For a direct boot ``-kernel`` gets a file of zeros, which firmware refuses to start.
 
     Raises:
         BootError: no complete log within ``timeout`` seconds.
@@ -48,11 +50,13 @@ def calibrate(
     with tempfile.TemporaryDirectory(prefix="goldsmith-calibrate-") as name:
         folder = Path(name)
         memory = folder / "memory"
-        wiring = Wiring(tpm=folder, variables=folder, memory=memory)
+        kernel = folder / "kernel"
+        kernel.write_bytes(bytes(_KERNEL_SIZE))
+        wiring = Wiring(tpm=folder, variables=folder, memory=memory, uki=kernel)
         with (
-            reporter.phase(f"calibrate {firmware.name}") as phase,
+            reporter.phase(f"calibrate {firmware.name} {boot}") as phase,
             running_machine(
-                tools, firmware, machine, BootPath.DISK, wiring, folder, accelerator=accelerator, bare=True
+                tools, firmware, machine, boot, wiring, folder, accelerator=accelerator, bare=True
             ) as running,
         ):
             while time.monotonic() < running.started + timeout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
@@ -52,6 +53,7 @@ def command(
     from builder.toolbox import unpack_toolbox
     from measurements.formats import eventlog, ovmf
     from measurements.platforms.calibration import derive_profile
+    from measurements.platforms.firmware import PeifvMode
     from measurements.prediction import BootPath
 
     code = read_limited(firmware, _LARGEST_FIRMWARE)
@@ -77,20 +79,25 @@ def command(
         smm=ovmf.needs_smm(code) if smm is None else smm,
     )
     build = Firmware(name=firmware.name, package="", version="", code=firmware, variables=store_file)
-    log = calibrate(tools, build, machine, reporter=reporter)
+    log = eventlog.parse(calibrate(tools, build, machine, reporter=reporter))
     tables = {
         base: machine_tables(tools, machine, build, BootPath.DISK, pciexbar=base, bare=True)
         for base in (0xE0000000, 0xB0000000)
     }
-    profile = derive_profile(
+    derive = functools.partial(
+        derive_profile,
         code,
-        eventlog.parse(log),
+        log,
         name=firmware.name,
         memory_mib=memory,
         vcpus=vcpus,
         acpi={base: table.acpi for base, table in tables.items()},
         smbios_tables=next(iter(tables.values())).smbios,
     )
+    profile = derive()
+    if profile.peifv is PeifvMode.CALIBRATE:
+        direct = calibrate(tools, build, machine, BootPath.DIRECT, reporter=reporter)
+        profile = derive(direct_log=eventlog.parse(direct))
     path = output or profiles_folder() / f"{profile.sha384}.json"
     profile = save_profile(profile, path)
     if json:

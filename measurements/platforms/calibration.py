@@ -29,6 +29,7 @@ from measurements.platforms.firmware import (
     SmbiosMeasurement,
 )
 from measurements.platforms.qemu import AcpiBlobs
+from measurements.prediction import BootPath
 
 #: q35's ACPI timer port, PMBASE 0x600 + 8, which PeiCore caches in a global of its own image.
 _TIMER_PORT: Final = bytes.fromhex("0806")
@@ -47,6 +48,7 @@ def derive_profile(
     name: str,
     memory_mib: int,
     vcpus: int,
+    direct_log: EventLog | None = None,
     acpi: Mapping[int, AcpiBlobs] | None = None,
     smbios_tables: bytes | None = None,
 ) -> FirmwareProfile:
@@ -58,6 +60,8 @@ def derive_profile(
         name: what the profile is to be called.
         memory_mib: RAM of the machine that was observed, in MiB.
         vcpus: its number of virtual CPUs.
+        direct_log: log of the same with a file for ``-kernel``, which is no program; needed where the PEI volume
+            depends on the machine, for predictions of direct boots.
         acpi: its ACPI blobs for each PCIEXBAR base that might be right; they decide the base.
         smbios_tables: its ``etc/smbios/smbios-tables``; checks the strings that the file shows.
 
@@ -68,7 +72,13 @@ def derive_profile(
     volumes = ovmf.parse(firmware)
     version, peifv = _firmware_events(observed_log, volumes)
     mode, patches = _peifv_mode(volumes.peifv, peifv.digests)
-    observed = PeifvObservation(memory_mib=memory_mib, vcpus=vcpus, digests=dict(peifv.digests))
+    observed = {BootPath.DISK: peifv}
+    if direct_log is not None:
+        _, observed[BootPath.DIRECT] = _firmware_events(direct_log, volumes)
+    observations = tuple(
+        PeifvObservation(memory_mib=memory_mib, vcpus=vcpus, boot=boot, digests=dict(record.digests))
+        for boot, record in observed.items()
+    )
     boot_options, shell = _boot_options(observed_log)
     measured_smbios, smbios_record = _smbios(observed_log)
     if smbios_record is not None and smbios_tables is not None:
@@ -84,7 +94,7 @@ def derive_profile(
         crtm_version=version,
         peifv=mode,
         patches=patches,
-        observations=(observed,) if mode is PeifvMode.CALIBRATE else (),
+        observations=observations if mode is PeifvMode.CALIBRATE else (),
         acpi_measured=bool(acpi_events),
         pciexbar=_pciexbar(volumes, acpi_events, acpi or {}),
         smbios=measured_smbios,
@@ -108,7 +118,7 @@ def merge_observations(profiles: Iterable[FirmwareProfile]) -> FirmwareProfile:
     first, *others = tuple(profiles) or (None,)
     if first is None:
         raise PredictionError("no firmware profile to merge")
-    seen = {(each.memory_mib, each.vcpus): each for each in first.observations}
+    seen = {each.machine: each for each in first.observations}
     for other in others:
         if replace(other, observations=(), name=first.name) != replace(first, observations=()):
             raise PredictionError(
@@ -116,8 +126,8 @@ def merge_observations(profiles: Iterable[FirmwareProfile]) -> FirmwareProfile:
                 "observed; "
                 "calibrate again with the same firmware file and QEMU"
             )
-        seen |= {(each.memory_mib, each.vcpus): each for each in other.observations}
-    return replace(first, observations=tuple(seen[shape] for shape in sorted(seen)))
+        seen |= {each.machine: each for each in other.observations}
+    return replace(first, observations=tuple(seen[machine] for machine in sorted(seen)))
 
 
 def _of(log: EventLog, register: int, *types: EventType) -> list[LogRecord]:

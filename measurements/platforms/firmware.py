@@ -18,6 +18,7 @@ from measurements.errors import FormatError
 from measurements.events import Digest, Digests, HashAlgorithm
 from measurements.platforms import observed
 from measurements.platforms._json import Reader
+from measurements.prediction import BootPath
 
 MAX_PATCHES: Final = 16
 MAX_OBSERVATIONS: Final = 1024
@@ -39,7 +40,7 @@ class PeifvMode(StrEnum):
 
     FILE = "file"  # byte for byte the same
     PATCHED = "patched"  # known bytes change, whatever the virtual machine looks like
-    CALIBRATE = "calibrate"  # depends on memory and vCPUs: only an observed digest will do
+    CALIBRATE = "calibrate"  # depends on the machine: only an observed digest will do
 
 
 class SmbiosMeasurement(StrEnum):
@@ -64,7 +65,13 @@ class PeifvObservation:
 
     memory_mib: int
     vcpus: int
+    boot: BootPath
     digests: Digests
+
+    @property
+    def machine(self) -> tuple[int, int, BootPath]:
+        """What of the machine decides the digest."""
+        return (self.memory_mib, self.vcpus, self.boot)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +93,7 @@ class FirmwareProfile:
         crtm_version: PcdFirmwareVersionString, measured as the S-CRTM version; some builds leave it empty.
         peifv: how the measured PEI volume follows from the file.
         patches: for mode PATCHED.
-        observations: for mode CALIBRATE; at most one per (memory, vCPUs).
+        observations: for mode CALIBRATE; at most one per machine.
         acpi_measured: whether the fw_cfg ACPI blobs are measured (edk2 >= 202302).
         pciexbar: base that the firmware programs into q35's PCIEXBAR before QEMU builds the ACPI tables;
             ``None`` when unknown.
@@ -123,12 +130,10 @@ class FirmwareProfile:
                 'mode "calibrate"'
             )
 
-    def observation(self, memory_mib: int, vcpus: int) -> PeifvObservation | None:
+    def observation(self, memory_mib: int, vcpus: int, boot: BootPath) -> PeifvObservation | None:
         """Return what a machine of this shape measured, if one was observed."""
-        return next(
-            (seen for seen in self.observations if (seen.memory_mib, seen.vcpus) == (memory_mib, vcpus)),
-            None,
-        )
+        machine = (memory_mib, vcpus, boot)
+        return next((seen for seen in self.observations if seen.machine == machine), None)
 
     def to_json(self) -> dict[str, Any]:
         """Return the profile as JSON values; ``from_json`` reads them back."""
@@ -140,6 +145,7 @@ class FirmwareProfile:
                 {
                     "memory_mib": seen.memory_mib,
                     "vcpus": seen.vcpus,
+                    "boot": seen.boot.value,
                     "digests": {bank.value: digest.hex() for bank, digest in seen.digests.items()},
                 }
                 for seen in self.observations
@@ -197,10 +203,10 @@ def find_profile(firmware: bytes, calibrated: Iterable[FirmwareProfile] = ()) ->
     known = [profile for profile in (*calibrated, *PROFILES) if profile.sha384 == key]
     if not known or known[0].peifv is not PeifvMode.CALIBRATE:
         return known[0] if known else None
-    seen: dict[tuple[int, int], PeifvObservation] = {}
+    seen: dict[tuple[int, int, BootPath], PeifvObservation] = {}
     for profile in known:
         for each in profile.observations:
-            seen.setdefault((each.memory_mib, each.vcpus), each)
+            seen.setdefault(each.machine, each)
     return replace(known[0], observations=tuple(seen.values()))
 
 
@@ -246,9 +252,8 @@ def _peifv_from_json(
             observations = tuple(
                 _observation_from_json(seen) for seen in observed.array("observed", MAX_OBSERVATIONS)
             )
-            shapes = {(seen.memory_mib, seen.vcpus) for seen in observations}
-            if len(shapes) != len(observations):
-                raise FormatError("firmware profile peifv.observed lists one memory and vCPU count twice")
+            if len({seen.machine for seen in observations}) != len(observations):
+                raise FormatError("firmware profile peifv.observed lists one machine twice")
             return PeifvMode.CALIBRATE, (), observations
         case other:
             raise FormatError(
@@ -262,7 +267,10 @@ def _patch_from_json(value: object) -> Patch:
 
 
 def _observation_from_json(value: object) -> PeifvObservation:
-    reader = Reader(value, "firmware profile observation", ("memory_mib", "vcpus", "digests"))
+    reader = Reader(value, "firmware profile observation", ("memory_mib", "vcpus", "boot", "digests"))
+    boot = reader.text("boot")
+    if boot not in list(BootPath):
+        raise FormatError(f'firmware profile observation \'boot\' is {boot!r}; expected "disk" or "direct"')
     raw = reader.value("digests")
     banks = Reader(raw, "firmware profile observation digests", (), optional=tuple(HashAlgorithm))
     digests: Mapping[HashAlgorithm, Digest] = {
@@ -273,6 +281,7 @@ def _observation_from_json(value: object) -> PeifvObservation:
     return PeifvObservation(
         memory_mib=reader.integer("memory_mib", 1 << 32),
         vcpus=reader.integer("vcpus", 1 << 16),
+        boot=BootPath(boot),
         digests=digests,
     )
 
@@ -295,7 +304,7 @@ def _debian(
     *,
     peifv: PeifvMode,
     patches: tuple[Patch, ...] = (),
-    observations: Mapping[tuple[int, int], Mapping[str, str]] | None = None,
+    observations: observed.Observed | None = None,
 ) -> FirmwareProfile:
     """Return the profile of one of Debian's x64 builds, whose traits follow from release and variant."""
     since_202505 = version >= "2025.05"
@@ -314,12 +323,13 @@ def _debian(
             PeifvObservation(
                 memory_mib=memory_mib,
                 vcpus=vcpus,
+                boot=boot,
                 digests={
                     HashAlgorithm(bank): Digest(HashAlgorithm(bank), bytes.fromhex(digest))
                     for bank, digest in digests.items()
                 },
             )
-            for (memory_mib, vcpus), digests in (observations or {}).items()
+            for (memory_mib, vcpus, boot), digests in (observations or {}).items()
         ),
         acpi_measured=True,
         pciexbar=0xE0000000,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from measurements.errors import NotPredictableError
 from measurements.events import Digests, Event, EventType, RegisterPrediction, Stability, digests_of
 from measurements.platforms.firmware import FirmwareProfile, PeifvMode
+from measurements.prediction import BootPath
 from measurements.tpm.boot import Boot, not_pinned, pinned, separator
 
 _PCR = 0
@@ -67,8 +68,10 @@ def _measured_peifv(boot: Boot, profile: FirmwareProfile, volume: bytes) -> Dige
                 patched[patch.offset : end] = patch.data
             return digests_of(patched, boot.banks)
         case PeifvMode.CALIBRATE:
-            shape = f"{boot.inputs.memory_mib} MiB and {boot.inputs.vcpus} vCPUs"
-            seen = profile.observation(boot.inputs.memory_mib, boot.inputs.vcpus)
+            inputs = boot.inputs
+            path = "-kernel" if inputs.boot is BootPath.DIRECT else "disk"
+            shape = f"{inputs.memory_mib} MiB, {inputs.vcpus} vCPUs and {path}"
+            seen = profile.observation(inputs.memory_mib, inputs.vcpus, inputs.boot)
             if seen is None:
                 raise NotPredictableError(
                     "not predictable: calibrate; this firmware measures variables that depend on the "
