@@ -14,8 +14,9 @@ from measurements.formats.bootoption import LoadOption, Node
 from measurements.formats.efivar import GLOBAL_VARIABLE, Variable
 from measurements.formats.eventlog import EventLog, LogKind, LogRecord
 from measurements.platforms.calibration import derive_profile, merge_observations
-from measurements.platforms.firmware import PROFILES, SHELL, PeifvMode, SmbiosMeasurement, find_profile
+from measurements.platforms.firmware import SHELL, PeifvMode, SmbiosMeasurement, find_profile
 from measurements.platforms.qemu import AcpiBlobs, VirtioBlk, builtin_load_option, disk_load_option
+from measurements.prediction import BootPath
 
 BANKS = (HashAlgorithm.SHA1, HashAlgorithm.SHA256)
 FIRMWARE = samples.FIRMWARE
@@ -98,8 +99,15 @@ def test_any_other_volume_is_bound_to_the_machine():
     profile = derive(log(peifv=b"with memory sizes inside"))
     assert profile.peifv is PeifvMode.CALIBRATE
     (seen,) = profile.observations
-    assert (seen.memory_mib, seen.vcpus) == (512, 2)
+    assert seen.machine == (512, 2, BootPath.DISK)
     assert seen.digests[HashAlgorithm.SHA256] == Digest.of(HashAlgorithm.SHA256, b"with memory sizes inside")
+
+
+def test_a_direct_boot_may_measure_another_volume():
+    profile = derive(log(peifv=b"without -kernel"), direct_log=log(peifv=b"with -kernel"))
+    for boot, content in ((BootPath.DISK, b"without -kernel"), (BootPath.DIRECT, b"with -kernel")):
+        seen = profile.observation(512, 2, boot)
+        assert seen.digests[HashAlgorithm.SHA256] == Digest.of(HashAlgorithm.SHA256, content)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +189,7 @@ def test_observations_of_several_machines_are_joined():
 
     merged = merge_observations([seen(1024, b"1024"), seen(512, b"512"), seen(512, b"512 again")])
     assert [each.memory_mib for each in merged.observations] == [512, 1024]
-    assert merged.observation(512, 2).digests[HashAlgorithm.SHA1] == Digest.of(
+    assert merged.observation(512, 2, BootPath.DISK).digests[HashAlgorithm.SHA1] == Digest.of(
         HashAlgorithm.SHA1, b"512 again"
     )
     with pytest.raises(PredictionError, match="differ in more"):
@@ -191,22 +199,47 @@ def test_observations_of_several_machines_are_joined():
 
 
 @pytest.mark.parametrize("release", RELEASES)
-@pytest.mark.parametrize("variant", ["", "secboot"])
-def test_the_table_is_what_real_logs_give(release, variant):
+@pytest.mark.parametrize(
+    ("variant", "memory_mib", "logs"),
+    [
+        ("", 512, {BootPath.DISK: "alone"}),
+        ("secboot", 512, {BootPath.DISK: "alone-secboot"}),
+        (
+            "secboot",
+            2048,
+            {BootPath.DISK: "alone-secboot-2048", BootPath.DIRECT: "alone-secboot-2048-direct"},
+        ),
+    ],
+    ids=["plain", "verifying, 512 MiB", "verifying, 2048 MiB"],
+)
+def test_the_table_is_what_real_logs_give(release, variant, memory_mib, logs):
     firmware = ovmf_code(release, variant)
-    name = f"alone-{variant}-{release}" if variant else f"alone-{release}"
-    observed = eventlog.parse(samples.vector(f"launches/{name}.eventlog.xz"))
+    observed = {
+        boot: eventlog.parse(samples.vector(f"launches/{name}-{release}.eventlog.xz"))
+        for boot, name in logs.items()
+    }
     known = find_profile(firmware)
-    assert known in PROFILES
     tables = {} if variant else {0xE0000000: samples.acpi("alone")}  # smm=on changes the ACPI tables
     derived = derive_profile(
         firmware,
-        observed,
+        observed[BootPath.DISK],
         name=known.name,
-        memory_mib=512,
+        memory_mib=memory_mib,
         vcpus=2,
+        direct_log=observed.get(BootPath.DIRECT),
         acpi=tables,
-        smbios_tables=samples.vector("launches/disk.etc-smbios-smbios-tables.xz"),
+        smbios_tables=samples.vector("launches/disk.etc-smbios-smbios-tables.xz")
+        if memory_mib == 512
+        else None,
     )
-    assert replace(derived, observations=()) == known
+    assert replace(derived, observations=()) == replace(known, observations=())
+    for seen in derived.observations:
+        assert known.observation(*seen.machine) == seen
+    assert len(derived.observations) == (len(logs) if variant else 0)
     assert ovmf.contains_text(ovmf.parse(firmware).peifv, known.crtm_version)
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_builds_that_verify_need_smm(release):
+    assert ovmf.needs_smm(ovmf_code(release, "secboot")) and not ovmf.needs_smm(ovmf_code(release))
+    assert not ovmf.needs_smm(b"no firmware")

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+from dataclasses import replace
 
 import launch_samples as samples
 import pytest
@@ -20,6 +21,7 @@ from measurements.platforms.firmware import (
     PeifvObservation,
     find_profile,
 )
+from measurements.prediction import BootPath
 
 CALIBRATED = samples.profile_for(
     samples.FIRMWARE,
@@ -27,7 +29,10 @@ CALIBRATED = samples.profile_for(
     shell=None,
     observations=(
         PeifvObservation(
-            memory_mib=512, vcpus=2, digests={HashAlgorithm.SHA256: Digest(HashAlgorithm.SHA256, b"\1" * 32)}
+            memory_mib=512,
+            vcpus=2,
+            boot=BootPath.DISK,
+            digests={HashAlgorithm.SHA256: Digest(HashAlgorithm.SHA256, b"\1" * 32)},
         ),
     ),
 )
@@ -94,6 +99,8 @@ def test_observations_are_unique_and_complete():
         FirmwareProfile.from_json(record)
     with pytest.raises(FormatError, match="no digest"):
         FirmwareProfile.from_json(changed(("peifv", "observed", 0, "digests"), {}, CALIBRATED))
+    with pytest.raises(FormatError, match="'boot' is 'tape'"):
+        FirmwareProfile.from_json(changed(("peifv", "observed", 0, "boot"), "tape", CALIBRATED))
     with pytest.raises(FormatError, match="unknown key 'md5'"):
         FirmwareProfile.from_json(changed(("peifv", "observed", 0, "digests", "md5"), "00", CALIBRATED))
 
@@ -115,7 +122,18 @@ def test_modes_and_their_data_belong_together():
 
 def test_a_calibrated_profile_goes_before_the_table():
     assert find_profile(samples.FIRMWARE) is None
-    assert find_profile(samples.FIRMWARE, (PROFILES[0], CALIBRATED)) is CALIBRATED
+    assert find_profile(samples.FIRMWARE, (PROFILES[0], CALIBRATED)) == CALIBRATED
+
+
+def test_a_calibrated_machine_adds_to_those_that_are_known():
+    (seen,) = CALIBRATED.observations
+    direct = replace(seen, boot=BootPath.DIRECT)
+    other = replace(seen, digests={HashAlgorithm.SHA256: Digest(HashAlgorithm.SHA256, b"\2" * 32)})
+    profiles = (CALIBRATED, replace(CALIBRATED, observations=(other, direct)))
+    found = find_profile(samples.FIRMWARE, profiles)
+    assert found.observation(512, 2, BootPath.DISK) == seen
+    assert found.observation(512, 2, BootPath.DIRECT) == direct
+    assert found.observation(512, 1, BootPath.DISK) is None
 
 
 JSON = st.recursive(

@@ -86,14 +86,17 @@ def test_pcr00_patch_outside_the_volume_is_not_applied():
 
 
 def test_pcr00_calibrate_mode_knows_only_what_was_observed():
-    seen = PeifvObservation(memory_mib=512, vcpus=2, digests={SHA256: Digest(SHA256, b"\7" * 32)})
+    seen = PeifvObservation(
+        memory_mib=512, vcpus=2, boot=BootPath.DISK, digests={SHA256: Digest(SHA256, b"\7" * 32)}
+    )
     profile = samples.profile_for(samples.FIRMWARE, peifv=PeifvMode.CALIBRATE, observations=(seen,))
     known = register(0, profiles=(profile,), banks=(SHA256,))
     assert digests(known)[1] == "07" * 32
     assert known.stability is Stability.VM_SHAPE
     for changes, reason in (
-        ({"memory_mib": 1024, "banks": (SHA256,)}, "no boot with 1024 MiB and 2 vCPUs"),
-        ({"vcpus": 4, "banks": (SHA256,)}, "no boot with 512 MiB and 4 vCPUs"),
+        ({"memory_mib": 1024, "banks": (SHA256,)}, "no boot with 1024 MiB, 2 vCPUs and disk"),
+        ({"vcpus": 4, "banks": (SHA256,)}, "no boot with 512 MiB, 4 vCPUs and disk"),
+        ({"boot": BootPath.DIRECT, "banks": (SHA256,)}, "no boot with 512 MiB, 2 vCPUs and -kernel"),
         ({"banks": (SHA256, SHA384)}, "lacks sha384"),
     ):
         prediction = register(0, profiles=(profile,), **changes)
