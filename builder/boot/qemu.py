@@ -55,6 +55,7 @@ class Wiring:
             Ethernet frames both ways, each behind its length (u32, big endian), none lost.
         memory: file that holds the guest's RAM, for reading it from outside.
         smbios_string: SMBIOS type 11 string (debug boots only: it shows in PCR 1 and 12).
+        append: what a host adds to the command line of a direct boot; no boot of a release has it.
         drives: (id, raw file that the guest may write to) of the drives that `Machine.devices` name.
     """
 
@@ -69,6 +70,7 @@ class Wiring:
     wire: Path | None = None
     memory: Path | None = None
     smbios_string: str | None = None
+    append: str | None = None
     drives: tuple[tuple[str, Path], ...] = ()
 
 
@@ -137,6 +139,8 @@ def qemu_arguments(
         if wiring.uki is None:
             raise UsageError("a direct boot needs a UKI to give to -kernel, and got none")
         arguments += ["-kernel", str(wiring.uki)]
+        if wiring.append is not None:
+            arguments += ["-append", wiring.append]
     return arguments
 
 
