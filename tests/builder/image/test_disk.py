@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 import pytest
 
 from builder.artifacts import Verity
+from builder.errors import ImageError
 from builder.image import disk as disk_module
 from builder.image.cpio import compress_initrd, write_cpio
-from builder.image.disk import assemble_disk, convert_qcow2, identify
+from builder.image.disk import assemble_disk, convert_qcow2, identify, replace_partition
 from builder.image.erofs import build_erofs
 from builder.image.esp import build_esp
 from builder.image.identity import disk_identity, root_identity
@@ -49,6 +50,33 @@ def test_partitions_hold_the_parts(parts, tmp_path, monkeypatch, kernel_copies):
     data = image.read_bytes()
     assert len(data) == 41 * MIB
     assert data[-512:][:8] == b"EFI PART"
+
+
+@pytest.mark.parametrize("kernel_copies", [True, False])
+def test_another_partition_leaves_every_other_byte(parts, tmp_path, monkeypatch, kernel_copies):
+    if not kernel_copies:
+        monkeypatch.setattr(disk_module, "_kernel_copy", lambda *_: 0)
+    esp, verity = parts
+    image = assemble_disk(esp, verity, identity=IDENTITY, output=tmp_path / "disk.raw")
+    before = image.read_bytes()
+    entry = gpt.parse(before).partitions[0]
+    start, end = entry.first_lba * 512, (entry.last_lba + 1) * 512
+    content = tmp_path / "new"
+    with content.open("wb") as file:  # holes where the old one has data, and the other way round
+        file.seek(10 * MIB)
+        file.write(b"elsewhere")
+        file.truncate(end - start)
+    other = replace_partition(image, content, offset=start, size=end - start, output=tmp_path / "other.raw")
+    assert other.read_bytes() == before[:start] + content.read_bytes() + before[end:]
+    assert image.read_bytes() == before
+
+
+def test_a_partition_never_changes_its_size(parts, tmp_path):
+    esp, verity = parts
+    image = assemble_disk(esp, verity, identity=IDENTITY, output=tmp_path / "disk.raw")
+    with pytest.raises(ImageError, match="the partition table is measured"):
+        replace_partition(image, verity.hash_tree, offset=MIB, size=34 * MIB, output=tmp_path / "other.raw")
+    assert not (tmp_path / "other.raw").exists()
 
 
 def test_holes_stay_holes(parts, tmp_path):

@@ -279,6 +279,13 @@ def test_platforms_name_known_firmware(make):
         + "platforms:\n  - {name: qemu-vtpm, machine: pc-q35-10.0, firmware: [nope], memory_mib: [64], vcpus: [1]}\n",
     )
     assert "recipes/img/recipe.yaml:8: platforms[0].firmware[0]: there is no firmware 'nope'" in text
+    text = problems(
+        make,
+        HEAD
+        + "platforms:\n  - {name: qemu-vtpm, machine: pc-q35-10.0, firmware: [], secure_boot: [nope], "
+        + "memory_mib: [64], vcpus: [1]}\n",
+    )
+    assert "platforms[0].secure_boot[0]: there is no firmware 'nope'" in text
 
 
 def test_distribution_and_kernel_are_needed(make):

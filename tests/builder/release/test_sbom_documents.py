@@ -21,6 +21,7 @@ from builder.errors import ImageError
 from builder.release.sbom.cyclonedx import to_cyclonedx
 from builder.release.sbom.facts import dependencies
 from builder.release.sbom.inventory import purl
+from builder.release.sbom.rebind import IDENTITIES, rebind
 from builder.release.sbom.spdx import to_spdx
 from builder.release.sbom.write import write_sboms
 
@@ -318,3 +319,24 @@ def test_a_tree_without_modules_has_no_kernel():
     }
     kernel = purl(KERNEL, "trixie")
     assert kernel in graph["root"] and kernel in graph["uki"] and kernel not in graph["initrd"]
+
+
+def test_a_document_follows_the_image_that_was_signed(tmp_path):
+    """What is rewritten is what the writers write when they are given the signed files."""
+    before = inventory()
+    signed = replace(
+        before, uki=replace(before.uki, sha256="ab" * 32), disk=replace(before.disk, sha256="cd" * 32)
+    )
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir(), new.mkdir()
+    write_sboms(before, old), write_sboms(signed, new)
+    digests = {before.uki.sha256: "ab" * 32, before.disk.sha256: "cd" * 32}
+    for name in IDENTITIES:
+        content = (old / name).read_bytes()
+        assert rebind(name, content, {}) == content
+        assert rebind(name, content, digests) == (new / name).read_bytes()
+        with pytest.raises(ImageError, match="not about this image"):
+            rebind(name, content, {"ef" * 32: "ab" * 32})
+        for spoiled in (b"", b"[]", b"{}", content.replace(b",\n", b",  \n", 1), content[:-20]):
+            with pytest.raises(ImageError, match="no bill of materials"):
+                rebind(name, spoiled, digests)
