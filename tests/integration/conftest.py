@@ -73,6 +73,34 @@ def release(
 
 
 @pytest.fixture(scope="session")
+def secure_boot_keys(goldsmith: Goldsmith, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A throw-away Secure Boot key set."""
+    folder = tmp_path_factory.mktemp("secure-boot") / "keys"
+    done = goldsmith("keys", "make", folder, "--name", "Integration test", timeout=60)
+    if done.code != 0:
+        pytest.fail(f"`goldsmith keys make` ended with {done.code}:\n{done.stderr}", pytrace=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sealed(
+    goldsmith: Goldsmith,
+    release: Path,
+    secure_boot_keys: Path,
+    signing_key: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The release, signed for Secure Boot with these keys; tests copy it before they change it."""
+    out = tmp_path_factory.mktemp("sealed") / "base"
+    done = goldsmith(
+        "seal", release, "--keys", secure_boot_keys, "--key", signing_key, "--out", out, timeout=120
+    )
+    if done.code != 0:
+        pytest.fail(f"`goldsmith seal` ended with {done.code}:\n{done.stderr}", pytrace=False)
+    return out
+
+
+@pytest.fixture(scope="session")
 def boot(
     goldsmith: Goldsmith, release: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., BootRun]:
