@@ -16,6 +16,10 @@ from typing import Final
 
 from builder.artifacts import Firmware, Lock
 from builder.atomic import temporary_folder
+from builder.audit import audit_release
+from builder.audit.report import FILE_NAME as AUDIT
+from builder.audit.report import dump_report, read_declared
+from builder.audit.run import check_report
 from builder.disks import read_partition_table
 from builder.errors import ImageError, UntrustedError, UsageError
 from builder.image.disk import convert_qcow2, replace_partition
@@ -88,7 +92,7 @@ def seal(
     Args:
         folder: the unsigned release.
         manifest: its manifest.
-        lock: its lock; toolbox and firmware archives are in ``store``.
+        lock: its lock; the archives of toolbox, firmware, root and kernel are in ``store``.
         signing: who signs the UKI, or its published signature (``uki.p7s``).
         updates: the signed updates that enrol the key set: "PK", "KEK", "db", "dbx" -> contents of ``NAME.auth``.
         out: the sealed release; replaced as a whole, and only when everything succeeded.
@@ -129,7 +133,10 @@ def seal(
             _write_enrolment(public, manifest, builds, target)
         with reporter.phase("other files"):
             _carry_over(manifest, folder, target)
-            outputs = [output_of(path) for path in sorted(target.iterdir())]
+        if AUDIT in {output.name for output in manifest.outputs}:
+            with reporter.phase("audit"):
+                _audit(folder / AUDIT, target, lock, store)
+        outputs = [output_of(path) for path in sorted(target.iterdir())]
         with reporter.phase("predict"):
             enrolled = enrolled_firmware(manifest.platforms, builds, target)
             usual = [
@@ -240,8 +247,21 @@ def _carry_over(manifest: Manifest, folder: Path, target: Path) -> None:
         path = target / output.name
         if output.name in IDENTITIES:
             path.write_bytes(rebind(output.name, (folder / output.name).read_bytes(), digests))
-        elif output.name != GOLDEN and not path.exists():
+        elif output.name not in (GOLDEN, AUDIT) and not path.exists():
             shutil.copyfile(folder / output.name, path)
+
+
+def _audit(before: Path, target: Path, lock: Lock, store: Store) -> None:
+    """Hold the signed bytes against what the unsigned ones were held against."""
+    report = audit_release(
+        disk=target / DISK,
+        uki=target / UKI,
+        declared=read_declared(before.read_bytes()),
+        lock=lock,
+        store=store,
+    )
+    check_report(report)
+    (target / AUDIT).write_bytes(dump_report(report))
 
 
 def _document(
@@ -259,7 +279,7 @@ def _document(
 
 
 def _check_unchanged(document: GoldenDocument, usual: Iterable[Prediction]) -> None:
-    """Make sure that the signature moved no value of the release.
+    """Make sure that the signature moved no value of the release, and that it has none but these.
 
     Raises:
         ImageError: it did, or another version of goldsmith computed them; with what moved.

@@ -75,7 +75,7 @@ def command(
     needed = [
         archive
         for name in lock.sets
-        if name == "toolbox" or name.startswith("firmware/")
+        if name in ("toolbox", "root", "kernel") or name.startswith("firmware/")
         for archive in lock.members(name)
     ]
     with open_sources(InputOptions(), lock) as sources:

@@ -1,155 +1,209 @@
-"""Secure Boot with keys of our own: what is signed boots and measures as predicted, everything else is refused."""
+"""Sealed releases: they boot as predicted, what the host adds has no effect, and everything else is refused."""
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from uuid import UUID
 
 import pytest
-from running import Goldsmith, private_temporary
+from running import BootRun, Goldsmith, private_temporary
 
-from builder.artifacts import Firmware, Machine
+from builder.boot.client import request_evidence
+from builder.boot.debug import COMMAND_LINE
 from builder.boot.qemu import Wiring
-from builder.boot.session import boot_session, running_machine
-from builder.launches import Launch, launches, predict_launch
+from builder.boot.session import RunningMachine, running_machine
+from builder.errors import BootError
+from builder.launches import Launch, enrolled_firmware, launches
 from builder.release import manifest as manifests
-from builder.store import Store
-from builder.toolbox import firmware as unpack_firmware
-from builder.toolbox import unpack_toolbox
+from builder.toolbox import firmware, unpack_toolbox
 from builder.tools import Tools
-from measurements.events import HashAlgorithm
+from measurements import golden
+from measurements.events import DEFAULT_BANKS
 from measurements.evidence import document
-from measurements.formats import gpt
 from measurements.prediction import BootPath
 
 pytestmark = pytest.mark.integration
 
-_ESP = UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
-_GPT_PREFIX = 1 << 20
+OLD, NEW = "ovmf-2025.02-secboot", "ovmf-2026.08-secboot"
 _BOOT_LIMIT = 240.0
-_REFUSAL_LIMIT = 90.0  # seconds until firmware has tried the disk
+_REFUSAL_LIMIT = 90.0  # seconds until firmware has tried everything
 _REFUSED = ("Access Denied", "Security Violation")  # BdsDxe, by edk2's release
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Bench:
-    """A release, its key set, and machines whose firmware verifies with these keys."""
+    """Machines whose firmware verifies, with the keys of the sealed release or with others."""
 
-    def __init__(
-        self, goldsmith: Goldsmith, release: Path, tools: Tools, builds: tuple[Firmware, ...], folder: Path
-    ) -> None:
-        self.goldsmith, self.release, self.tools, self.folder = goldsmith, release, tools, folder
-        self.run("make", "keys", "--name", "Integration test")
-        self._builds = {build.name: build for build in builds}
-        self._machines: dict[str, Machine] = {
-            item.firmware.name: replace(item.machine, smm=True)
-            for item in launches(manifests.load(release).platforms, builds)
-        }
+    def __init__(self, sealed: Path, tools: Tools, known: tuple[Launch, ...]) -> None:
+        self.sealed, self._tools, self._known = sealed, tools, known
 
-    def run(self, verb: str, *arguments: str | Path) -> None:
-        done = self.goldsmith("keys", verb, *arguments, timeout=60, cwd=self.folder)
-        assert done.code == 0, done.stderr
+    @contextmanager
+    def running(
+        self,
+        name: str,
+        boot: BootPath,
+        *,
+        variables: Path | None = None,
+        log: Path | None = None,
+        **wiring: Path | str | None,
+    ) -> Iterator[tuple[RunningMachine, Path]]:
+        """Power a machine on; yield it and the socket of its evidence port."""
+        launch = next(each for each in self._known if (each.firmware.name, each.boot) == (name, boot))
+        build = launch.firmware if variables is None else replace(launch.firmware, variables=variables)
+        with private_temporary() as folder:
+            socket = folder / "evidence.sock"
+            wired = Wiring(tpm=folder, variables=folder, evidence=socket, **wiring)
+            with running_machine(
+                self._tools, build, launch.machine, boot, wired, folder, console_log=log
+            ) as machine:
+                yield machine, socket
 
-    def launch(self, name: str, keys: str = "keys") -> Launch:
-        """Return the machine with the build that verifies, and these keys enrolled."""
-        build = self._builds[name]
-        enrolled = self.folder / f"{name}-{keys}.fd"
-        self.run("enrol", keys, build.variables, "--out", enrolled)
-        code = build.code.with_name("OVMF_CODE_4M.secboot.fd")
-        return Launch(
-            machine=self._machines[name],
-            firmware=replace(build, code=code, variables=enrolled),
-            boot=BootPath.DISK,
-        )
-
-    def signed(self, keys: str = "keys") -> Path:
-        """Return the release's UKI signed by a key set."""
-        target = self.folder / f"{keys}.efi"
-        self.run("sign", keys, self.release / "uki.efi", "--out", target)
-        return target
-
-    def disk(self, uki: Path) -> Path:
-        """Return a copy of the release's disk that starts this UKI."""
-        target = self.folder / f"{uki.stem}.raw"
-        shutil.copyfile(self.release / "disk.raw", target)
-        table = self.table(target)
-        start = next(each.first_lba for each in table.partitions if each.type == _ESP) * table.sector_size
-        self.tools.run(
-            "mcopy", "-o", "-i", f"{target}@@{start}", uki, "::/EFI/BOOT/BOOTX64.EFI",
-            env={"MTOOLS_SKIP_CHECK": "1"},
-        )  # fmt: skip
-        return target
-
-    @staticmethod
-    def table(disk: Path) -> gpt.Gpt:
-        with disk.open("rb") as file:
-            return gpt.parse(file.read(_GPT_PREFIX))
+    def refusal(
+        self, name: str, boot: BootPath, *, variables: Path | None = None, **wiring: Path | str | None
+    ) -> str:
+        """Return what firmware says until it gives up; fails if it starts anything."""
+        with self.running(name, boot, variables=variables, **wiring) as (machine, _):
+            deadline = time.monotonic() + _REFUSAL_LIMIT
+            while time.monotonic() < deadline:
+                said = machine.console.tail(200)
+                if "No bootable option" in said:
+                    return said
+                assert machine.console.phase == "firmware", said
+                machine.check()
+                time.sleep(0.2)
+            pytest.fail(f"firmware did not give up within {_REFUSAL_LIMIT:.0f} s:\n{machine.console.tail()}")
 
 
 @pytest.fixture(scope="module")
-def bench(goldsmith, release, lock, store, tmp_path_factory) -> Bench:
-    builds = unpack_firmware(manifests.load(release).firmware, lock, store)
-    return Bench(goldsmith, release, unpack_toolbox(lock, store), builds, tmp_path_factory.mktemp("secure"))
+def bench(sealed, lock, store) -> Bench:
+    manifest = manifests.load(sealed)
+    builds = enrolled_firmware(manifest.platforms, firmware(manifest.firmware, lock, store), sealed)
+    known = tuple(launches(manifest.platforms, builds, secure_boot=True))
+    return Bench(sealed, unpack_toolbox(lock, store), known)
 
 
-@pytest.mark.parametrize("name", ["ovmf-2025.02", "ovmf-2026.08"])
-def test_signed_image_boots_as_predicted(bench: Bench, store: Store, name: str):
-    launch, uki = bench.launch(name), bench.signed()
-    disk = bench.disk(uki)
-    predicted = predict_launch(
-        launch, uki=uki.read_bytes(), disk=bench.table(disk), tools=bench.tools, store=store
-    )
-    result = boot_session(
-        bench.tools, launch.firmware, launch.machine, launch.boot, disk, None,
-        nonce=secrets.token_bytes(32), timeout=_BOOT_LIMIT,
+def assert_as_published(run: BootRun) -> None:
+    assert run.report["verdict"] == "pass", run.reasons
+    assert run.code == 0 and run.report["published"]
+    assert run.report["shape"].endswith("/secure-boot")
+    for bank in DEFAULT_BANKS:
+        for index in range(16):
+            register = run.register(bank, index)
+            assert register["equal"] is (index != 10), (bank, index)
+        for index in (0, 7):  # nothing measured would be equal to nothing predicted
+            assert int(run.register(bank, index)["observed"], 16)
+    assert run.leftovers == ()
+
+
+def test_a_sealed_disk_boots_as_predicted(goldsmith: Goldsmith, sealed: Path, tmp_path: Path):
+    assert_as_published(goldsmith.boot(sealed, "--secure-boot", "--firmware", OLD, folder=tmp_path))
+
+
+def test_an_add_on_that_nobody_signed_has_no_effect(goldsmith: Goldsmith, sealed: Path, tmp_path: Path):
+    """systemd-stub 257 loads add-ons as images, so firmware verifies them; it goes on without."""
+    log = tmp_path / "console"
+    run = goldsmith.boot(
+        sealed, "--firmware", NEW, "--debug", "--console-log", log, folder=tmp_path
     )  # fmt: skip
-    observed = {quote.bank: quote.registers for quote in document.parse(result.evidence).quotes}
-    unpredicted = set()
-    for bank in (HashAlgorithm.SHA256, HashAlgorithm.SHA384):
-        for register in predicted.registers:
-            acceptable = register.values(bank)
-            if acceptable:
-                assert observed[bank][register.index] in acceptable, f"PCR {register.index}, {bank}"
-            else:
-                unpredicted.add(register.index)
-    # This build hashes what it has in memory, so PCR 0 needs a calibration of the same machine; 10 is IMA's.
-    assert unpredicted <= {0, 10}
+    assert_as_published(run)
+    assert not int(run.register("sha256", 12)["observed"], 16)
+    console = log.read_text(errors="replace")
+    assert "Failed to read 'debug.addon.efi'" in console and "Access denied" in console
+    assert "systemd" not in console.partition("EFI stub:")[2], "the add-on's console"
 
 
-def test_what_is_not_signed_is_refused(bench: Bench):
-    assert refusal(bench, bench.launch("ovmf-2026.08"), bench.release / "disk.raw")
+def test_a_direct_boot_is_verified_and_measured_too(goldsmith: Goldsmith, sealed: Path, tmp_path: Path):
+    run = goldsmith.boot(sealed, "--secure-boot", "--direct", "--firmware", NEW, folder=tmp_path)
+    assert_as_published(run)
 
 
-def test_what_another_key_signed_is_refused(bench: Bench):
-    bench.run("make", "others", "--name", "Other keys")
-    assert refusal(bench, bench.launch("ovmf-2025.02"), bench.disk(bench.signed("others")))
+def test_append_is_ignored(bench: Bench, sealed: Path):
+    """systemd-stub takes load options from outside only where Secure Boot is off or nothing is sealed."""
+    with bench.running(
+        OLD, BootPath.DIRECT, disk=sealed / "disk.raw", uki=sealed / "uki.efi",
+        append="console=ttyS0 systemd.debug_shell=1",
+    ) as (machine, socket):  # fmt: skip
+        evidence = request_evidence(
+            socket, secrets.token_bytes(32), deadline=time.monotonic() + _BOOT_LIMIT, check=machine.check
+        )
+        said = machine.console.tail(200)
+    assert "systemd" not in said.partition("EFI stub:")[2], said
+    observed = {quote.bank: quote.registers for quote in document.parse(evidence).quotes}
+    shape = golden.parse((sealed / "golden.json").read_bytes()).prediction(
+        f"qemu-vtpm/{OLD}/direct/2-vcpus/2048-mib/secure-boot"
+    )
+    for bank in DEFAULT_BANKS:
+        for register in shape.registers:
+            if register.index != 10:
+                assert observed[bank][register.index] in register.values(bank), (bank, register.index)
 
 
-def test_what_dbx_forbids_is_refused(bench: Bench):
-    keys = bench.folder / "keys"
-    bench.run("make", "forbidding", "--forbid", bench.release / "uki.efi")
-    for path in keys.glob("db.*"):
-        shutil.copyfile(path, bench.folder / "forbidding" / path.name)  # allowed by db, forbidden by dbx
-    launch = bench.launch("ovmf-2025.02", "forbidding")
-    assert refusal(bench, launch, bench.disk(bench.signed()))
+def test_a_command_line_by_smbios_stops_the_machine(bench: Bench, sealed: Path, tmp_path: Path):
+    """systemd-stub 257 appends it with Secure Boot on as well; the image sees PCR 12, and goes no further."""
+    log = tmp_path / "console"
+    with (
+        bench.running(
+            OLD, BootPath.DISK, disk=sealed / "disk.raw", log=log,
+            smbios_string=f"io.systemd.stub.kernel-cmdline-extra={COMMAND_LINE} systemd.debug_shell=1",
+        ) as (machine, socket),
+        pytest.raises(BootError, match="switched itself off"),
+    ):  # fmt: skip
+        request_evidence(
+            socket, secrets.token_bytes(32), deadline=time.monotonic() + _BOOT_LIMIT, check=machine.check
+        )
+    console = _ESCAPES.sub("", log.read_text(errors="replace"))
+    assert "Powering off" in console and "Switching root" not in console
 
 
-def refusal(bench: Bench, launch: Launch, disk: Path) -> str:
-    """Return the line with which firmware refuses the disk; fails if it starts anything."""
-    with private_temporary() as folder:
-        wiring = Wiring(tpm=folder, variables=folder, disk=disk)
-        with running_machine(
-            bench.tools, launch.firmware, launch.machine, launch.boot, wiring, folder
-        ) as machine:
-            deadline = time.monotonic() + _REFUSAL_LIMIT
-            while time.monotonic() < deadline:
-                for line in machine.console.tail(200).splitlines():
-                    if "failed to load" in line and any(word in line for word in _REFUSED):
-                        return line
-                assert machine.console.phase == "firmware", machine.console.tail()
-                machine.check()
-                time.sleep(0.2)
-            pytest.fail(f"firmware refused nothing within {_REFUSAL_LIMIT:.0f} s:\n{machine.console.tail()}")
+def test_what_is_not_signed_is_refused(bench: Bench, release: Path):
+    said = bench.refusal(NEW, BootPath.DISK, disk=release / "disk.raw")
+    assert any(word in said for word in _REFUSED), said
+
+
+@pytest.mark.parametrize("name", [OLD, NEW])
+def test_what_is_not_signed_is_refused_by_kernel_too(bench: Bench, release: Path, name: str):
+    """OVMF 2025.02 then tries its own loader for kernels, which has no use for a UKI."""
+    said = bench.refusal(
+        name, BootPath.DIRECT, disk=release / "disk.raw", uki=release / "uki.efi"
+    )  # fmt: skip
+    assert "Secure boot image verification failed" in said, said
+
+
+def test_what_another_key_signed_is_refused(
+    bench: Bench, goldsmith: Goldsmith, release: Path, tmp_path: Path
+):
+    make_keys(goldsmith, tmp_path / "others")
+    done = goldsmith(
+        "seal", release, "--keys", tmp_path / "others", "--out", tmp_path / "sealed", timeout=120
+    )
+    assert done.code == 0, done.stderr
+    said = bench.refusal(OLD, BootPath.DISK, disk=tmp_path / "sealed/disk.raw")
+    assert any(word in said for word in _REFUSED), said
+
+
+def test_what_dbx_forbids_is_refused(
+    bench: Bench, goldsmith: Goldsmith, secure_boot_keys: Path, release: Path, sealed: Path, tmp_path: Path
+):
+    """Allowed by db, forbidden by dbx: firmware refuses it, and so does a sealing for such machines."""
+    keys, enrolled = tmp_path / "forbidding", tmp_path / "enrolled.fd"
+    make_keys(goldsmith, keys, "--forbid", release / "uki.efi")
+    done = goldsmith("seal", release, "--keys", keys, "--out", tmp_path / "sealed", timeout=120)
+    assert (done.code, "dbx lists its digest" in done.stderr) == (3, True), done.stderr
+    for path in secure_boot_keys.glob("db.*"):
+        shutil.copyfile(path, keys / path.name)
+    blank = next(each.firmware for each in bench._known).code.with_name("OVMF_VARS_4M.fd")
+    done = goldsmith("keys", "enrol", keys, blank, "--out", enrolled, timeout=60)
+    assert done.code == 0, done.stderr
+    said = bench.refusal(OLD, BootPath.DISK, variables=enrolled, disk=sealed / "disk.raw")
+    assert any(word in said for word in _REFUSED), said
+
+
+def make_keys(goldsmith: Goldsmith, folder: Path, *options: str | Path) -> None:
+    done = goldsmith("keys", "make", folder, "--name", "Other keys", *options, timeout=60)
+    assert done.code == 0, done.stderr
