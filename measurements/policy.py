@@ -87,6 +87,8 @@ class Policy:
         minimum_svn: the lowest security version number that is still trusted.
         image: name of the image; ``None`` accepts every image that the signers sign.
         shape: name of the launch shape; ``None`` chooses the one that fits.
+        secure_boot: only launch shapes with Secure Boot on are acceptable. Otherwise a host may start a sealed
+            release without, as that release's document allows.
         pin: which kinds of registers must be equal. A verifier who does not control the VM's shape leaves out
             ``Stability.VM_SHAPE``; the verdict lists what was left out.
     """
@@ -99,6 +101,7 @@ class Policy:
     minimum_svn: int
     image: str | None = None
     shape: str | None = None
+    secure_boot: bool = False
     pin: frozenset[Stability] = ALL_PINNED
 
     def __post_init__(self) -> None:

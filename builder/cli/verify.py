@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--minimum-svn", metavar="N", type=_count(0), default=0, help="lowest SVN still trusted (default: 0)")
     add("--image", metavar="NAME", help="the image's name; otherwise any image that the keys sign")
     add("--shape", metavar="NAME", help="the launch shape; otherwise the one that fits")
+    add("--secure-boot", action="store_true", help="accept launches with Secure Boot on alone")
     add("--unpin", metavar="KIND", type=Stability, action="append", default=[], choices=sorted(ALL_PINNED),
         help=f"leave out registers of a kind ({', '.join(sorted(ALL_PINNED))}); may be repeated")  # fmt: skip
     add("--at", metavar="TIME", type=timestamp, help="verify as of this time (RFC 3339); otherwise now")
@@ -95,6 +96,7 @@ def _policy(given: argparse.Namespace) -> Policy:
         minimum_svn=given.minimum_svn,
         image=given.image,
         shape=given.shape,
+        secure_boot=given.secure_boot,
         pin=pin,
     )
 

@@ -213,14 +213,23 @@ def shape(state: State) -> Outcome:
     wanted = state.policy.shape
     if wanted is not None:
         state.chosen = document.prediction(wanted)
+        if state.policy.secure_boot and not state.chosen.shape.secure_boot:
+            raise VerificationError(f"{wanted} is a launch without Secure Boot; the policy wants it on")
         return _ok(f"{wanted}, named by the policy")
+    candidates = [
+        item for item in document.predictions if item.shape.secure_boot or not state.policy.secure_boot
+    ]
+    if not candidates:
+        raise VerificationError(
+            "the document has no launch shape with Secure Boot on, which the policy wants: the release is not sealed"
+        )
     fitting = [
         item
-        for item in document.predictions
+        for item in candidates
         if all(state.fits(register) for register in item.registers if state.pins(register))
     ]
     if not fitting:
-        state.chosen = max(document.predictions, key=lambda item: _closeness(state, item))
+        state.chosen = max(candidates, key=lambda item: _closeness(state, item))
         raise VerificationError(
             f"no launch shape fits; the nearest is {state.chosen.shape.name}, compared below"
         )

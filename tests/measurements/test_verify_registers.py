@@ -1,12 +1,17 @@
 """Attacks that checks 12 to 14 are there for; each verdict names the part."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from attester import (
     Machine,
+    document,
+    other_shape,
     policy,
+    prediction,
     record,
+    signed,
 )
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -32,6 +37,30 @@ def test_machine_that_fits_no_shape():
     found = failed(run(machine))
     assert "no launch shape fits" in found[12]
     assert "VM shape differs" in found[13]
+
+
+def sealed(value):
+    return replace(value, shape=replace(value.shape, secure_boot=True))
+
+
+def test_host_that_starts_a_sealed_release_without_secure_boot():
+    """Its document allows that too: only the policy refuses it."""
+    both = signed(document(prediction(), sealed(other_shape())))
+    assert run(envelope=both).passed
+    found = failed(run(envelope=both, secure_boot=True))
+    assert "no launch shape fits" in found[12] and "/secure-boot" in found[12]
+    assert 13 in found
+    found = failed(run(envelope=both, secure_boot=True, shape=prediction().shape.name))
+    assert "without Secure Boot" in found[12]
+    found = failed(run(secure_boot=True))
+    assert "the release is not sealed" in found[12]
+
+
+def test_machine_with_secure_boot_where_it_is_wanted():
+    envelope = signed(document(other_shape(), sealed(prediction())))
+    verdict = run(envelope=envelope, secure_boot=True)
+    assert verdict.passed, verdict.failures
+    assert verdict.shape.endswith("/secure-boot")
 
 
 def test_verifier_that_does_not_control_the_vm_shape():
