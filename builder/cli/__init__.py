@@ -31,6 +31,7 @@ VERBS = {
     "audit": "hold the final bytes of an image against every rule of the hardening profile",
     "why": "say which package or recipe file a path of the image comes from",
     "snp": "sign SEV-SNP ID blocks, print and verify attestation reports",
+    "tdx": "print and verify TDX quotes",
     "schema": "write the JSON Schema of recipes",
 }
 
@@ -40,6 +41,8 @@ SUB_VERBS = {
     ("predict", "tdx"): "predict_tdx",
     ("predict", "igvm"): "predict_igvm",
     ("snp", "id-block"): "snp_id_block",
+    ("tdx", "quote"): "tdx_quote",
+    ("tdx", "verify"): "tdx_verify",
     ("snp", "report"): "snp_report",
     ("snp", "verify"): "snp_verify",
 }

@@ -8,7 +8,7 @@ Only ECDSA with P-256 is defined, and only quotes that carry their PCK certifica
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from measurements.errors import LimitError
@@ -246,3 +246,35 @@ def _enclave_report(raw: bytes) -> EnclaveReport:
         isvsvn=isvsvn,
         report_data=reader.take(64, "REPORTDATA"),
     )
+
+
+def to_json(quote: TdxQuote) -> dict[str, Any]:
+    """Return a quote's statements as JSON values, byte fields in lower-case hexadecimal."""
+    report = quote.report
+    newer = {
+        "tee_tcb_svn_2": None if report.tee_tcb_svn_2 is None else report.tee_tcb_svn_2.hex(),
+        "mrservicetd": None if report.mrservicetd is None else report.mrservicetd.hex(),
+    }
+    return {
+        "version": quote.version,
+        "qe_vendor": str(quote.qe_vendor),
+        "tee_tcb_svn": report.tee_tcb_svn.hex(),
+        "mrseam": report.mrseam.hex(),
+        "mrsignerseam": report.mrsignerseam.hex(),
+        "seam_attributes": report.seam_attributes.hex(),
+        "td_attributes": f"0x{report.td_attributes:016x}",
+        "xfam": f"0x{report.xfam:016x}",
+        "mrtd": report.mrtd.hex(),
+        "mrconfigid": report.mrconfigid.hex(),
+        "mrowner": report.mrowner.hex(),
+        "mrownerconfig": report.mrownerconfig.hex(),
+        **{f"rtmr{index}": value.hex() for index, value in enumerate(report.rtmrs)},
+        "report_data": report.report_data.hex(),
+        **newer,
+        "qe": {
+            "mrenclave": quote.qe_report.mrenclave.hex(),
+            "mrsigner": quote.qe_report.mrsigner.hex(),
+            "isvprodid": quote.qe_report.isvprodid,
+            "isvsvn": quote.qe_report.isvsvn,
+        },
+    }

@@ -121,7 +121,7 @@ class TdxPolicy:
         mrconfigid: acceptable configurations.
         mrowner: acceptable owners.
         mrownerconfig: acceptable configurations of the owner.
-        attributes: of ``TdAttributes``; DEBUG is always forbidden.
+        attributes: of ``TdAttributes``; DEBUG is forbidden whatever it says.
         xfam: of ``Xfam``.
     """
 
@@ -134,8 +134,8 @@ class TdxPolicy:
     mrconfigid: RegisterPolicy
     mrowner: RegisterPolicy
     mrownerconfig: RegisterPolicy
-    attributes: Bits
-    xfam: Bits
+    attributes: Bits | Unproven
+    xfam: Bits | Unproven
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.roots) <= MAX_ROOTS:
@@ -144,7 +144,7 @@ class TdxPolicy:
             raise FormatError("policy: 'now' has no time zone")
         if len(self.rtmrs) != _RTMRS:
             raise FormatError(f"policy: {len(self.rtmrs)} RTMRs; expected {_RTMRS}")
-        if self.attributes.required & TdAttributes.DEBUG:
+        if isinstance(self.attributes, Bits) and self.attributes.required & TdAttributes.DEBUG:
             raise FormatError("policy: a TD in debug mode proves nothing and cannot be required")
         for name, values in self.registers().items():
             if isinstance(values, Unproven):

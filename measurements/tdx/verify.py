@@ -39,7 +39,7 @@ from measurements.tdx.collateral import QeIdentity, TcbInfo
 from measurements.tdx.pck import PckPlatform
 from measurements.tdx.policy import Bits, TcbPolicy, TdAttributes, TdxPolicy
 from measurements.verify.state import NothingToCheckError
-from measurements.verify.verdict import Check, Status
+from measurements.verify.verdict import Check, Status, Verdict
 
 _T = TypeVar("_T")
 _Outcome = tuple[Status, str]
@@ -58,16 +58,19 @@ class TdxVerdict:
     report: TdReport | None
 
     @property
+    def verdict(self) -> Verdict:
+        """The checks in the form in which every verifier of this package tells them."""
+        return Verdict(checks=self.checks, registers=(), shape=None)
+
+    @property
     def passed(self) -> bool:
         """Whether every check is ok, or unproven because the policy says so."""
-        return all(check.status in (Status.OK, Status.UNPROVEN) for check in self.checks)
+        return self.verdict.passed
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """One line for each thing that the policy leaves unproven."""
-        return tuple(
-            f"{check.name}: {check.detail}" for check in self.checks if check.status is Status.UNPROVEN
-        )
+        return self.verdict.warnings
 
 
 @dataclass(slots=True)
@@ -111,10 +114,10 @@ def verify_quote(data: bytes, policy: TdxPolicy) -> TdxVerdict:
         except MeasurementError as error:
             status, detail = Status.FAILED, str(error)
         checks.append(Check(number=number, name=name, status=status, detail=detail))
-    verdict = TdxVerdict(checks=tuple(checks), report=None)
-    if state.quote is None or not verdict.passed:
-        return verdict
-    return replace(verdict, report=state.quote.report)
+    result = TdxVerdict(checks=tuple(checks), report=None)
+    if state.quote is None or not result.passed:
+        return result
+    return replace(result, report=state.quote.report)
 
 
 def _structure(state: _State) -> _Outcome:
@@ -263,9 +266,19 @@ def _attributes(state: _State) -> _Outcome:
         raise VerificationError("the TD is in debug mode: the host can read and change it")
     if report.mrservicetd is not None and any(report.mrservicetd):
         raise VerificationError(f"a service TD is bound to the TD: MRSERVICETD is {report.mrservicetd.hex()}")
-    _check_bits("TDATTRIBUTES", report.td_attributes, state.policy.attributes)
-    _check_bits("XFAM", report.xfam, state.policy.xfam)
-    return Status.OK, f"TDATTRIBUTES 0x{report.td_attributes:x}, XFAM 0x{report.xfam:x}"
+    found = f"TDATTRIBUTES 0x{report.td_attributes:x}, XFAM 0x{report.xfam:x}"
+    open_ones = []
+    for name, value, wanted in (
+        ("TDATTRIBUTES", report.td_attributes, state.policy.attributes),
+        ("XFAM", report.xfam, state.policy.xfam),
+    ):
+        if isinstance(wanted, Unproven):
+            open_ones.append(f"{name} ({wanted.reason})")
+        else:
+            _check_bits(name, value, wanted)
+    if open_ones:
+        return Status.UNPROVEN, f"{found}; not looked at but for debug mode: {', '.join(open_ones)}"
+    return Status.OK, found
 
 
 def _report_data(state: _State) -> _Outcome:

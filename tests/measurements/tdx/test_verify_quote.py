@@ -286,6 +286,14 @@ def test_intels_root_does_not_vouch_for_others():
         assert outcome(verdict)[name] is Status.SKIPPED
 
 
+def test_attributes_that_are_not_demanded_are_a_warning():
+    policy = samples.Platform().policy(attributes=samples.OPEN, xfam=samples.OPEN)
+    verdict = verify_quote(samples.quote(), policy)
+    assert verdict.passed and outcome(verdict) == {"attributes": Status.UNPROVEN}
+    debug = verify_quote(samples.quote(report=samples.td_report(attributes=1)), policy)
+    assert outcome(debug)["attributes"] is Status.FAILED
+
+
 def test_a_newer_module_version_is_compared_by_its_identity():
     data = samples.quote(report=samples.td_report(svn=bytes([4, 1, *([2] * 14)])))
     assert verify_quote(data, samples.Platform().policy()).passed
