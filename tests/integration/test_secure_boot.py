@@ -40,8 +40,8 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 class Bench:
     """Machines whose firmware verifies, with the keys of the sealed release or with others."""
 
-    def __init__(self, sealed: Path, tools: Tools, known: tuple[Launch, ...]) -> None:
-        self.sealed, self._tools, self._known = sealed, tools, known
+    def __init__(self, tools: Tools, known: tuple[Launch, ...]) -> None:
+        self._tools, self.known = tools, known
 
     @contextmanager
     def running(
@@ -54,7 +54,7 @@ class Bench:
         **wiring: Path | str | None,
     ) -> Iterator[tuple[RunningMachine, Path]]:
         """Power a machine on; yield it and the socket of its evidence port."""
-        launch = next(each for each in self._known if (each.firmware.name, each.boot) == (name, boot))
+        launch = next(each for each in self.known if (each.firmware.name, each.boot) == (name, boot))
         build = launch.firmware if variables is None else replace(launch.firmware, variables=variables)
         with private_temporary() as folder:
             socket = folder / "evidence.sock"
@@ -85,7 +85,7 @@ def bench(sealed, lock, store) -> Bench:
     manifest = manifests.load(sealed)
     builds = enrolled_firmware(manifest.platforms, firmware(manifest.firmware, lock, store), sealed)
     known = tuple(launches(manifest.platforms, builds, secure_boot=True))
-    return Bench(sealed, unpack_toolbox(lock, store), known)
+    return Bench(unpack_toolbox(lock, store), known)
 
 
 def assert_as_published(run: BootRun) -> None:
@@ -197,7 +197,7 @@ def test_what_dbx_forbids_is_refused(
     assert (done.code, "dbx lists its digest" in done.stderr) == (3, True), done.stderr
     for path in secure_boot_keys.glob("db.*"):
         shutil.copyfile(path, keys / path.name)
-    blank = next(each.firmware for each in bench._known).code.with_name("OVMF_VARS_4M.fd")
+    blank = next(each.firmware for each in bench.known).code.with_name("OVMF_VARS_4M.fd")
     done = goldsmith("keys", "enrol", keys, blank, "--out", enrolled, timeout=60)
     assert done.code == 0, done.stderr
     said = bench.refusal(OLD, BootPath.DISK, variables=enrolled, disk=sealed / "disk.raw")
