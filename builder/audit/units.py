@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from builder.audit.readers.tree import FileTree
 from builder.errors import ComposeError
@@ -89,6 +90,7 @@ def values(settings: Settings, section: str, key: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+@lru_cache(maxsize=4)  # a tree never changes, and most rules ask
 def load_units(tree: FileTree) -> Mapping[str, Unit]:
     """Return every unit of a tree by name, masked ones included.
 

@@ -37,6 +37,10 @@ from audit_changes import (
 from builder.audit.image import BootImage
 from builder.audit.readers.tree import File
 
+SCRATCH = (
+    "[Unit]\nRequires=goldsmith-scratch.service\nAfter=goldsmith-scratch.service\n"
+    "[Mount]\nWhat=/dev/goldsmith/scratch\nWhere=/var/scratch\n"
+)
 SECOND_TABLE = "table ip6 other {\n chain c {\n type filter hook input priority 0; policy accept;\n}\n}\n"
 GETTY = "[Service]\nExecStart=/usr/sbin/agetty\nStandardInput=tty\n"
 SHELL_UNIT = "[Service]\nExecStart=/usr/bin/mount\n"
@@ -142,6 +146,7 @@ BREAKING: dict[str, list[Change]] = {
                       "Before="),
                       put("root", {"/etc/systemd/system/goldsmith-readback.service": link("/dev/null")}),
                       put("root", {"/usr/lib/goldsmith/hardening/readback.py": None})],
+    "GS-KERNEL-017": [setting("kernel.oops_limit = 1\n"), setting("fs.protected_fifos = 2", "fs.protected_fifos = 1")],
     "GS-MODULE-001": [declared(modules={"root": (), "initrd": ("dm-mod",)}),
                       declared(modules={"root": ("nf_tables", "virtio_net", "virtio-rng", "vsock"),
                       "initrd": ()}),
@@ -194,6 +199,11 @@ BREAKING: dict[str, list[Change]] = {
     "GS-USER-012": [put("root", {"/usr/bin/curl": text("x", 0o755)}),
                     put("initrd", {"/usr/bin/dd": text("x", 0o755)}),
                     put("root", {"/etc/ld.so.preload": text("/tmp/x.so")})],
+    "GS-USER-013": [put("root", {f"{SYSTEM}/x.swap": text("[Swap]\nWhat=/dev/vdb\n")}),
+                    put("root", {f"{SYSTEM}/data.mount": text("[Mount]\nWhat=/dev/vdb\nWhere=/data\n")}),
+                    put("root", {f"{SYSTEM}/var-scratch.mount": text(SCRATCH)})],
+    "GS-SERVICE-007": [put("root", {"/usr/lib/systemd/system-generators/x": text("x", 0o755)}),
+                       put("initrd", {"/etc/systemd/system-generators/x": text("x", 0o755)})],
     "GS-SERVICE-001": [edit("root", f"{SYSTEM}/goldsmith-evidence@.service", "NoNewPrivileges=yes",
                     "NoNewPrivileges=no"),
                        edit("root", f"{SYSTEM}/goldsmith-firewall.service",
@@ -246,7 +256,8 @@ BREAKING: dict[str, list[Change]] = {
                     "firewall/other.nft"),
                    put("root", {f"{SYSTEM}/goldsmith-firewall.service": None}),
                    put("root", {"/etc/systemd/system/systemd-networkd.service.d/x.conf": text("[Unit]\nAfter=\n")})],
-    "GS-NET-007": [setting("net.ipv4.ip_forward = 0", "net.ipv4.ip_forward = 1"),
+    "GS-NET-007": [setting("net.ipv4.conf.*.shared_media = 0\n"),
+                   setting("net.ipv4.ip_forward = 0", "net.ipv4.ip_forward = 1"),
                     setting("net.ipv6.conf.*.accept_redirects = 0\n")],
     "GS-NET-008": [edit("root", NETWORK, "LLMNR=no\n", ""),
                     put("root", {"/etc/systemd/network/x.netdev": text("[NetDev]\nKind=tun\n")})],

@@ -24,6 +24,8 @@ _SBAT = re.compile(r"[a-z0-9._-]+,\d+(?:,[^,\n]*){4}\Z")
 _PRIVATE_KEY = re.compile(
     rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----\r?\n[A-Za-z0-9+/=:\r\n ,.-]{40}|openssh-key-v1\0"
 )
+#: Looked for first: most files have neither, and a plain search is much faster.
+_KEY_MARKS = (b"PRIVATE KEY-----", b"openssh-key-v1")
 _HOST_PATH = re.compile(
     rb"/(?:home|Users)/[A-Za-z0-9_][A-Za-z0-9_.-]*/|/root/[A-Za-z0-9._-]+/|/build/(?!reproducible-path/)[A-Za-z0-9]|/tmp/tmp[a-z0-9_]{8}"
 )
@@ -190,7 +192,8 @@ def private_keys(subject: Subject) -> Iterator[Finding]:
     """No file of either tree holds a PEM or OpenSSH private key, or is called like a key store."""
     for tree, files in subject.image.trees.items():
         for path, file in files.items():
-            if file.is_file and (match := _PRIVATE_KEY.search(file.content)):
+            marked = any(mark in file.content for mark in _KEY_MARKS)
+            if file.is_file and marked and (match := _PRIVATE_KEY.search(file.content)):
                 yield Finding(
                     place=f"{tree}:{path}",
                     expected="no private key",

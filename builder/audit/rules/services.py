@@ -32,6 +32,18 @@ _PRESENT = (
     "RestrictAddressFamilies",
     "UMask",
 )
+_INITRD_GENERATORS = frozenset(["systemd-fstab-generator", "systemd-veritysetup-generator"])
+#: systemd.generator(7) and systemd.environment-generator(7).
+_GENERATOR_FOLDERS = tuple(
+    f"{base}/{kind}"
+    for base in ("/etc/systemd", "/usr/local/lib/systemd", "/usr/lib/systemd")
+    for kind in (
+        "system-generators",
+        "user-generators",
+        "system-environment-generators",
+        "user-environment-generators",
+    )
+)
 _FORBIDDEN = frozenset(
     [
         "user@.service", "user-runtime-dir@.service", "dbus.service", "dbus.socket",
@@ -147,6 +159,21 @@ def activation(subject: Subject) -> Iterator[Finding]:
                 yield Finding(
                     place=f"{tree}:{unit.path}", expected="no timer, path or automount", got=unit.name
                 )
+
+
+@RULES.rule(
+    "GS-SERVICE-007", "Units are made by files and by two known generators, and by nothing else",
+    "exclude the generator; write the unit as a file",
+)  # fmt: skip
+def generators(subject: Subject) -> Iterator[Finding]:
+    """The root has no generator of units or environment; the initrd has at most those for the root's mount
+    (fstab) and for dm-verity, which read the sealed command line."""
+    for tree, files in subject.image.trees.items():
+        known = _INITRD_GENERATORS if tree == "initrd" else frozenset()
+        for folder in _GENERATOR_FOLDERS:
+            for path in files.children(folder):
+                if path.rpartition("/")[2] not in known:
+                    yield Finding(place=f"{tree}:{path}", expected="no such generator", got="it is there")
 
 
 def _exposed(subject: Subject, *, ours: bool, limit: float) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from builder.audit import modules
 from builder.audit.model import Finding, Subject
 from builder.audit.readers.tree import FileTree
 from builder.audit.rules.registry import RuleSet, absent_names
@@ -37,6 +38,7 @@ _TABLES = (
     "/etc/rc.local",
 )
 _NO_LOGIN = ("/usr/sbin/nologin", "/sbin/nologin", "/bin/false", "/usr/bin/false")
+_SCRATCH, _SCRATCH_SERVICE = "/dev/goldsmith/scratch", "goldsmith-scratch.service"
 _CLOSED = frozenset(["noexec", "nosuid", "nodev"])
 #: What binds PID 1's own places, closed, before it runs in the root: mount point -> options.
 _HANDED_OVER = {
@@ -316,6 +318,30 @@ def tools(subject: Subject) -> Iterator[Finding]:
     """Neither tree has a file with the name of a tool by which an intruder brings, makes or starts other
     programs; nor `/etc/ld.so.preload`."""
     yield from absent_names(subject, _TOOLS, "tool of this kind")
+
+
+@RULES.rule(
+    "GS-USER-013", "What a disk of the host keeps is encrypted and authenticated, and no memory is swapped to it",
+    "include common/scratch, and mount its /dev/goldsmith/scratch",
+)  # fmt: skip
+def scratch(subject: Subject) -> Iterator[Finding]:
+    """A mount unit of the root whose source is a device has `/dev/goldsmith/scratch`, comes after
+    goldsmith-scratch.service and requires it, and dm_crypt, dm_integrity, authenc and xts are there; no swap unit."""
+    files = subject.image.root
+    found = {modules.name_of(path) for path, _ in files.items()}
+    for unit in load_units(files).values():
+        place, source = f"root:{unit.path}", unit.value("Mount", "What")
+        if unit.kind == "swap" and not unit.masked:
+            yield Finding(place=place, expected="no swap space", got=unit.name)
+        if not source.startswith("/dev/"):
+            continue
+        if source != _SCRATCH:
+            yield Finding(place=place, expected=f"What={_SCRATCH}, or no device", got=f"What={source}")
+        for key in ("Requires", "After"):
+            if _SCRATCH_SERVICE not in unit.words("Unit", key):
+                yield Finding(place=place, expected=f"{key}={_SCRATCH_SERVICE}", got="another")
+        if missing := sorted({"dm_crypt", "dm_integrity", "authenc", "xts"} - found):
+            yield Finding(place=place, expected=f"the modules {', '.join(missing)}", got="not in the root")
 
 
 def _permitted(subject: Subject, tree: str) -> set[str | None]:

@@ -108,6 +108,45 @@ def test_damaged_erofs_never_escapes(data, name):
         read_erofs(memoryview(image))
 
 
+@pytest.fixture(scope="module")
+def esp() -> bytearray:
+    """vectors/README.md: a FAT32 that mkfs.vfat and mtools wrote."""
+    return bytearray(lzma.decompress((VECTORS.parent / "fat" / "small.img.xz").read_bytes()))
+
+
+def test_fat_has_every_file(esp):
+    found = {file.path: file.content for file in read_fat32(memoryview(esp))}
+    assert found == {
+        "/EFI/BOOT/BOOTX64.EFI": b"first\n" * 1000,
+        "/EFI/BOOT/BOOTX64.EFI.EXTRA.D/A RATHER LONG NAME.ADDON.EFI": b"second\n",
+        "/EMPTY.TXT": b"",
+    }
+
+
+@fuzz
+@given(st.data())
+def test_damaged_fat_never_escapes(esp, data):
+    reserved, sectors = struct.unpack_from("<H", esp, 14)[0], struct.unpack_from("<I", esp, 36)[0]
+    tables, files = reserved * 512, (reserved + 2 * sectors) * 512
+    places = st.one_of(
+        st.integers(0, 90), st.integers(tables, tables + 200), st.integers(files, files + 4096)
+    )
+    before = {}
+    for _ in range(data.draw(st.integers(1, 6))):
+        place = data.draw(places)
+        before.setdefault(place, esp[place])
+        esp[place] = data.draw(st.integers(0, 255))
+        if tables <= place < files:  # both copies, so that it is not found at once
+            before.setdefault(place + sectors * 512, esp[place + sectors * 512])
+            esp[place + sectors * 512] = esp[place]
+    try:
+        with contextlib.suppress(FormatError):
+            read_fat32(memoryview(esp))
+    finally:
+        for place, byte in before.items():
+            esp[place] = byte
+
+
 @fuzz
 @given(st.binary(max_size=9000))
 def test_random_bytes_are_no_image(data):

@@ -10,6 +10,7 @@ import pytest
 from builder.audit.declare import check_waivers, declared_by
 from builder.audit.report import read_declared
 from builder.audit.rules import ALL, catalogue
+from builder.audit.rules.kernel import KSPP_LEFT_OUT
 from builder.errors import RecipeError
 from builder.recipe import find_recipe, load_recipe
 from measurements.errors import FormatError
@@ -29,6 +30,18 @@ def test_ids_are_unique_and_every_rule_says_what_it_is():
         assert re.fullmatch(r"GS-[A-Z]+-\d{3}", rule.id)
         assert rule.title and rule.checks and rule.remedy
         assert rule.section in headings, rule.id
+
+
+def test_readme_counts_the_rules():
+    readme = (ROOT / "README.md").read_text()
+    assert f"against {len(ALL)} rules" in readme and "`base` has no waiver" in readme
+    assert not load_recipe(find_recipe("base", base=ROOT)).audit.waive
+
+
+@pytest.mark.parametrize("setting", KSPP_LEFT_OUT)
+def test_recommendations_left_out_have_a_reason(setting):
+    text = (ROOT / "docs/hardening.md").read_text()
+    assert re.search(rf"^\| `{re.escape(setting)}[^|]*\| .+ \|$", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("recipe", sorted(path.parent.name for path in ROOT.glob("recipes/*/recipe.yaml")))
