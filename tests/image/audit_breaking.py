@@ -146,7 +146,6 @@ BREAKING: dict[str, list[Change]] = {
                       "Before="),
                       put("root", {"/etc/systemd/system/goldsmith-readback.service": link("/dev/null")}),
                       put("root", {"/usr/lib/goldsmith/hardening/readback.py": None})],
-    "GS-KERNEL-017": [setting("kernel.oops_limit = 1\n"), setting("fs.protected_fifos = 2", "fs.protected_fifos = 1")],
     "GS-MODULE-001": [declared(modules={"root": (), "initrd": ("dm-mod",)}),
                       declared(modules={"root": ("nf_tables", "virtio_net", "virtio-rng", "vsock"),
                       "initrd": ()}),

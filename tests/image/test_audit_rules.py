@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from audit_breaking import BREAKING
+from audit_changes import setting
 
 from builder.audit import open_image
 from builder.audit.declare import declared_by
@@ -22,6 +23,32 @@ CASES = [
     pytest.param(rule, change, id=f"{rule}-{number}")
     for rule, changes in BREAKING.items()
     for number, change in enumerate(changes, 1)
+]
+
+
+#: Kernel Self Protection Project, "Recommended Settings", sysctls, as of Linux 6.12; test_audit_rules_documented.py has
+#: those that are left out.
+RECOMMENDED = [
+    "dev.tty.ldisc_autoload = 0",
+    "dev.tty.legacy_tiocsti = 0",
+    "fs.protected_fifos = 2",
+    "fs.protected_hardlinks = 1",
+    "fs.protected_regular = 2",
+    "fs.protected_symlinks = 1",
+    "fs.suid_dumpable = 0",
+    "kernel.dmesg_restrict = 1",
+    "kernel.io_uring_disabled = 2",
+    "kernel.kexec_load_disabled = 1",
+    "kernel.kptr_restrict = 2",
+    "kernel.modules_disabled = 1",
+    "kernel.oops_limit = 1",
+    "kernel.perf_event_paranoid = 3",
+    "kernel.randomize_va_space = 2",
+    "kernel.unprivileged_bpf_disabled = 1",
+    "kernel.yama.ptrace_scope = 3",
+    "net.core.bpf_jit_harden = 2",
+    "vm.mmap_min_addr = 65536",
+    "vm.unprivileged_userfaultfd = 0",
 ]
 
 
@@ -54,3 +81,10 @@ def test_a_broken_image_is_noticed(subject, rule, change):
     assert [result.rule.id for result in report.failed] == [rule]
     for finding in report.failed[0].findings:
         assert finding.place and finding.expected and finding.got
+
+
+@pytest.mark.parametrize("line", RECOMMENDED)
+def test_every_recommended_setting_is_asked_for_by_exactly_one_rule(subject, line):
+    report = apply_rules(setting(f"{line}\n")(subject))
+    assert len(report.failed) == 1
+    assert report.failed[0].findings[0].expected == line

@@ -47,34 +47,6 @@ _FILES = [
     ("fs.protected_symlinks", "1"),
 ]  # fmt: skip
 _READBACK = "goldsmith-readback.service"
-#: Kernel Self Protection Project, "Recommended Settings", sysctls, as of Linux 6.12. None: left out, docs/hardening.md
-#: says why.
-_KSPP: dict[str, str | None] = {
-    "dev.tty.ldisc_autoload": "0",
-    "dev.tty.legacy_tiocsti": "0",
-    "fs.protected_fifos": "2",
-    "fs.protected_hardlinks": "1",
-    "fs.protected_regular": "2",
-    "fs.protected_symlinks": "1",
-    "fs.suid_dumpable": "0",
-    "kernel.dmesg_restrict": "1",
-    "kernel.io_uring_disabled": "2",
-    "kernel.kexec_load_disabled": "1",
-    "kernel.kptr_restrict": "2",
-    "kernel.modules_disabled": "1",
-    "kernel.oops_limit": "1",
-    "kernel.panic_on_warn": None,
-    "kernel.perf_event_paranoid": "3",
-    "kernel.randomize_va_space": "2",
-    "kernel.unprivileged_bpf_disabled": "1",
-    "kernel.yama.ptrace_scope": "3",
-    "net.core.bpf_jit_harden": "2",
-    "user.max_user_namespaces": None,
-    "vm.mmap_min_addr": "65536",
-    "vm.unprivileged_userfaultfd": "0",
-}
-#: The recommendations that the profile leaves out.
-KSPP_LEFT_OUT = tuple(name for name, value in _KSPP.items() if value is None)
 
 
 @RULES.rule(
@@ -326,13 +298,3 @@ def read_back(subject: Subject) -> Iterator[Finding]:
     scripts = [word for _, line in unit.programs() for word in line.split() if word.endswith(".py")]
     if not scripts or any(root.text(script) is None for script in scripts):
         yield Finding(place=place, expected="the read-back's script", got=", ".join(scripts) or "none")
-
-
-@RULES.rule(
-    "GS-KERNEL-017", "What the Kernel Self Protection Project recommends is set",
-    "set it in sysctl.d, or leave it out of the profile with a reason in docs/hardening.md",
-)  # fmt: skip
-def recommendations(subject: Subject) -> Iterator[Finding]:
-    """Each kernel setting of that list has its value; left out, with reasons in docs/hardening.md, are
-    `kernel.panic_on_warn` and `user.max_user_namespaces`."""
-    yield from needs_settings(subject, [(name, value) for name, value in _KSPP.items() if value is not None])
