@@ -15,6 +15,7 @@ from builder.audit.report import FILE_NAME as AUDIT
 from builder.audit.report import dump_report
 from builder.audit.run import check_report
 from builder.compiled import compiled_modules
+from builder.confidential import sev_snp_references, tdx_references
 from builder.disks import read_partition_table
 from builder.image.cpio import compress_initrd, write_cpio
 from builder.image.disk import assemble_disk, convert_qcow2, identify
@@ -46,7 +47,7 @@ from builder.rootfs import (
     vermagic,
 )
 from builder.store import Store
-from builder.toolbox import firmware, open_members, unpack_toolbox
+from builder.toolbox import firmware, open_members, single_file_firmware, unpack_toolbox
 from builder.tools import Tools
 from builder.tree import Tree
 from measurements.golden import GoldenDocument, to_pretty
@@ -109,6 +110,7 @@ def build(
     with reporter.phase("toolbox"):
         tools = unpack_toolbox(lock, store)
         builds = firmware(recipe.firmware, lock, store)
+        single = single_file_firmware(recipe.firmware, lock, store)
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(f".{out.name}.", parent=out.parent) as work:
@@ -178,8 +180,12 @@ def build(
                 predict_launch(launch, uki=image, disk=table, tools=tools, store=store)
                 for launch in launches(recipe.platforms, builds)
             ]
+            snp = tuple(sev_snp_references(recipe.sev_snp, single, uki=image))
+            tdx = tuple(tdx_references(recipe.tdx, single, uki=image, disk=table))
         with reporter.phase("sign"):
-            document = golden_document(recipe, lock, outputs=outputs, predictions=predictions)
+            document = golden_document(
+                recipe, lock, outputs=outputs, predictions=predictions, sev_snp=snp, tdx=tdx
+            )
             check_committed(document, recipe.golden_path, scratch=lock.scratch, accept=accept)
             (folder / "golden.json").write_bytes(to_pretty(document))
             sign_release(document, keys, folder)

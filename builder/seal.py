@@ -20,6 +20,7 @@ from builder.audit import audit_release
 from builder.audit.report import FILE_NAME as AUDIT
 from builder.audit.report import dump_report, read_declared
 from builder.audit.run import check_report
+from builder.confidential import sev_snp_references, tdx_references
 from builder.disks import read_partition_table
 from builder.errors import ImageError, UntrustedError, UsageError
 from builder.image.disk import convert_qcow2, replace_partition
@@ -38,12 +39,12 @@ from builder.release.parts import disk_parts, uki_parts
 from builder.release.publish import publish
 from builder.release.sbom.rebind import IDENTITIES, rebind
 from builder.store import Store
-from builder.toolbox import firmware, unpack_toolbox
+from builder.toolbox import firmware, single_file_firmware, unpack_toolbox
 from builder.tools import Tools
 from measurements import golden
 from measurements.events import Stability
 from measurements.formats import gpt, uki
-from measurements.golden import GoldenDocument
+from measurements.golden import GoldenDocument, SevSnpReference, TdxReference
 from measurements.keys import SigningKey
 from measurements.platforms.firmware import FirmwareProfile
 from measurements.prediction import Prediction
@@ -143,14 +144,18 @@ def seal(
                 predict_launch(launch, uki=image, disk=table, tools=tools, store=store)
                 for launch in launches(manifest.platforms, builds)
             ]
-            _check_unchanged(document, usual)
+            single = single_file_firmware(manifest.firmware, lock, store)
+            # What -kernel starts is hashed as a whole file: with its signature it is another.
+            snp = tuple(sev_snp_references(manifest.sev_snp, single, uki=image))
+            tdx = tuple(tdx_references(manifest.tdx, single, uki=image, disk=table))
+            _check_unchanged(document, usual, tdx)
             sealed = [
                 predict_launch(launch, uki=image, disk=table, tools=tools, store=store, profiles=profiles)
                 for launch in launches(manifest.platforms, enrolled, secure_boot=True)
             ]
         with reporter.phase("publish"):
             names = [golden.Output(name=each.name, size=each.size, sha256=each.sha256) for each in outputs]
-            document = _document(document, [*usual, *sealed], names)
+            document = _document(document, [*usual, *sealed], names, sev_snp=snp, tdx=tdx)
             (target / GOLDEN).write_bytes(golden.to_pretty(document))
             sign_release(document, keys, target)
             outputs.append(output_of(target / GOLDEN))
@@ -265,7 +270,12 @@ def _audit(before: Path, target: Path, lock: Lock, store: Store) -> None:
 
 
 def _document(
-    document: GoldenDocument, predictions: Iterable[Prediction], outputs: Iterable[golden.Output]
+    document: GoldenDocument,
+    predictions: Iterable[Prediction],
+    outputs: Iterable[golden.Output],
+    *,
+    sev_snp: Iterable[SevSnpReference],
+    tdx: Iterable[TdxReference],
 ) -> GoldenDocument:
     return golden.document_from(
         image=document.image,
@@ -275,16 +285,20 @@ def _document(
         outputs=outputs,
         calculator=document.calculator,
         predictions=predictions,
+        sev_snp=sev_snp,
+        tdx=tdx,
     )
 
 
-def _check_unchanged(document: GoldenDocument, usual: Iterable[Prediction]) -> None:
-    """Make sure that the signature moved no value of the release, and that it has none but these.
+def _check_unchanged(
+    document: GoldenDocument, usual: Iterable[Prediction], tdx: Iterable[TdxReference]
+) -> None:
+    """Make sure that the signature moved no value but those of SEV-SNP, and that the release has none but these.
 
     Raises:
         ImageError: it did, or another version of goldsmith computed them; with what moved.
     """
-    again = _document(document, usual, document.outputs)
+    again = _document(document, usual, document.outputs, sev_snp=document.sev_snp, tdx=tdx)
     if differences := golden.compare(document, again):
         raise ImageError(
             "the signed image gives other values without Secure Boot than the release has:\n"

@@ -127,7 +127,7 @@ def unpack_compiler(lock: Lock, links: Mapping[str, str], store: Store) -> Tools
 
 
 def firmware(sources: Sequence[FirmwareSource], lock: Lock, store: Store) -> tuple[Firmware, ...]:
-    """Return a recipe's firmware builds, each unpacked into a folder of its own.
+    """Return a recipe's firmware builds of code and variables, each unpacked into a folder of its own.
 
     Raises:
         FetchError: an archive is not in the store.
@@ -135,21 +135,9 @@ def firmware(sources: Sequence[FirmwareSource], lock: Lock, store: Store) -> tup
     """
     found = []
     for source in sources:
+        if source.variables is None:
+            continue
         archives = lock.members(f"firmware/{source.name}")
-        root = store.derived(
-            _FIRMWARE_KIND,
-            _key(archives),
-            lambda target, archives=archives: unpack(  # type: ignore[misc]
-                open_members(archives, store, recipe=lock.recipe, keep=False), target
-            ),
-        )
-        paths = []
-        for wanted in (source.code, source.variables):
-            path = root / wanted.lstrip("/")
-            if not path.is_file():
-                names = ", ".join(f"{archive.name} {archive.version}" for archive in archives)
-                raise ArchiveError(f"firmware {source.name}: {wanted} is not in {names}")
-            paths.append(path.resolve())
         # The archive listed first gives the build its name; others of a set add to it.
         first = next(archive for archive in archives if archive.name == source.packages[0])
         found.append(
@@ -157,11 +145,33 @@ def firmware(sources: Sequence[FirmwareSource], lock: Lock, store: Store) -> tup
                 name=source.name,
                 package=first.name,
                 version=first.version,
-                code=paths[0],
-                variables=paths[1],
+                code=_firmware_file(source, source.code, lock, store),
+                variables=_firmware_file(source, source.variables, lock, store),
             )
         )
     return tuple(found)
+
+
+def single_file_firmware(sources: Sequence[FirmwareSource], lock: Lock, store: Store) -> dict[str, Path]:
+    """Return name -> file of a recipe's firmware builds that are one file; raises as `firmware`."""
+    return {
+        source.name: _firmware_file(source, source.code, lock, store)
+        for source in sources
+        if source.variables is None
+    }
+
+
+def _firmware_file(source: FirmwareSource, wanted: str, lock: Lock, store: Store) -> Path:
+    archives = lock.members(f"firmware/{source.name}")
+
+    def make(target: Path) -> None:
+        unpack(open_members(archives, store, recipe=lock.recipe, keep=False), target)
+
+    path = store.derived(_FIRMWARE_KIND, _key(archives), make) / wanted.lstrip("/")
+    if not path.is_file():
+        names = ", ".join(f"{archive.name} {archive.version}" for archive in archives)
+        raise ArchiveError(f"firmware {source.name}: {wanted} is not in {names}")
+    return path.resolve()
 
 
 def unpack(packages: Iterable[DebArchive], target: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -109,7 +110,7 @@ def _summary(release: Release, *, scratch: bool) -> dict[str, object]:
         "outputs": [
             {"name": output.name, "size": output.size, "sha256": output.sha256} for output in document.outputs
         ],
-        "shapes": [prediction.shape.name for prediction in document.predictions],
+        "shapes": list(_shapes(document)),
         "notes": list(release.notes),
     }
 
@@ -129,13 +130,19 @@ def _print(release: Release, *, scratch: bool) -> None:
     ]
     console.table(f"{first.shape.name}, {bank}", ["PCR", "depends on", "predicted", "note"], rows)
     console.out("")
-    for prediction in document.predictions:
-        console.out(f"predicted: {prediction.shape.name}")
+    for name in _shapes(document):
+        console.out(f"predicted: {name}")
     if scratch:
         console.out("SCRATCH BUILD: inputs were resolved anew for this build; do not publish its values")
     if release.throwaway_key:
         console.out("signed with a throw-away key (--key signs with yours)")
     console.out(f"golden document: {release.folder / 'golden.dsse.json'}")
+
+
+def _shapes(document: GoldenDocument) -> Iterator[str]:
+    yield from (prediction.shape.name for prediction in document.predictions)
+    yield from (reference.name for reference in document.sev_snp)
+    yield from (reference.name for reference in document.tdx)
 
 
 def _moves(document: GoldenDocument, first: Prediction, index: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from builder.errors import RecipeError, UsageError
@@ -10,7 +10,17 @@ from builder.recipe.check import validate
 from builder.recipe.files import files_folder, resolve_file
 from builder.recipe.merge import Merged
 from builder.recipe.merged import Recipe, RecipeFile
-from builder.recipe.model import File, Fragment, KernelPolicy, Layer, ModuleSource, RecipeDocument
+from builder.recipe.model import (
+    File,
+    Fragment,
+    KernelPolicy,
+    Layer,
+    ModuleSource,
+    Platform,
+    RecipeDocument,
+    SevSnpPlatform,
+    TdxPlatform,
+)
 from builder.recipe.yaml import Document, read_yaml
 
 MAX_FRAGMENTS = 200
@@ -159,6 +169,8 @@ def _finish(whole: RecipeDocument, document: Document, documents: list[Document]
         patches=patches,
         firmware=whole.firmware,
         platforms=whole.platforms,
+        sev_snp=whole.sev_snp,
+        tdx=whole.tdx,
         variables=variables,
         path=document.path,
         sources=tuple(item.path for item in documents),
@@ -227,15 +239,28 @@ def _patches(index: int, source: ModuleSource, merged: Merged, problems: list[st
 
 
 def _check_firmware(whole: RecipeDocument, merged: Merged, problems: list[str]) -> None:
-    known = {source.name for source in whole.firmware}
-    problems.extend(
-        f"{merged.at(('platforms', index, key, position))}: there is no firmware {wanted!r}; "
-        f"known: {', '.join(sorted(known)) or 'none'}"
-        for index, platform in enumerate(whole.platforms)
-        for key, names in (("firmware", platform.firmware), ("secure_boot", platform.secure_boot))
-        for position, wanted in enumerate(names)
-        if wanted not in known
+    """Check that platforms name builds that are there, and of the kind that they start from."""
+    known = {source.name: source.variables is None for source in whole.firmware}
+    groups: tuple[tuple[str, Sequence[Platform | SevSnpPlatform | TdxPlatform], bool], ...] = (
+        ("platforms", whole.platforms, False),
+        ("sev_snp", whole.sev_snp, True),
+        ("tdx", whole.tdx, True),
     )
+    for key, platforms, single in groups:
+        for index, platform in enumerate(platforms):
+            named = [("firmware", platform.firmware)]
+            if isinstance(platform, Platform):
+                named.append(("secure_boot", platform.secure_boot))
+            for member, position, wanted in (
+                (member, position, name) for member, names in named for position, name in enumerate(names)
+            ):
+                at = merged.at((key, index, member, position))
+                if wanted not in known:
+                    names = ", ".join(sorted(known)) or "none"
+                    problems.append(f"{at}: there is no firmware {wanted!r}; known: {names}")
+                elif known[wanted] != single:
+                    expected = "one file" if single else "two files, code and variables"
+                    problems.append(f"{at}: {wanted} is not of the kind that {key} start from: {expected}")
 
 
 def _check_layer(name: str, layer: Layer, merged: Merged, problems: list[str]) -> None:

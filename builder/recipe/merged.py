@@ -20,6 +20,8 @@ from builder.recipe.model import (
     Layer,
     ModuleSource,
     Platform,
+    SevSnpPlatform,
+    TdxPlatform,
     Toolbox,
 )
 
@@ -69,7 +71,9 @@ class Recipe:
         module_sources: kernel modules that are compiled, by their source packages.
         patches: name of a module source -> its patches, in their order.
         firmware: firmware builds by their source packages.
-        platforms: what is predicted.
+        platforms: virtual machines with a TPM that are predicted.
+        sev_snp: SEV-SNP guests that are predicted.
+        tdx: trust domains that are predicted.
         variables: what templates see, with ``name``, ``version`` and ``svn`` of the image.
         path: the recipe.yaml.
         sources: every YAML file that took part, in merge order.
@@ -94,6 +98,8 @@ class Recipe:
     patches: Mapping[str, tuple[RecipeFile, ...]]
     firmware: tuple[FirmwareSource, ...]
     platforms: tuple[Platform, ...]
+    sev_snp: tuple[SevSnpPlatform, ...]
+    tdx: tuple[TdxPlatform, ...]
     variables: Mapping[str, str | int | bool]
     path: Path
     sources: tuple[Path, ...]
@@ -151,6 +157,9 @@ class Recipe:
             "audit": _dump(self.audit),
             "kernel_policy": _dump(self.kernel_policy) if self.kernel_policy else None,
         }
+        for name, declared in (("sev_snp", self.sev_snp), ("tdx", self.tdx)):
+            if declared:
+                document[name] = [_dump(platform) for platform in declared]
         if self.module_sources:
             document["compiler"] = _dump(self.compiler)
             document["module_sources"] = [

@@ -214,7 +214,10 @@ class FirmwareSource(Model):
         default=None, description="exact version wanted; absent: the suite's newest"
     )
     code: AbsolutePath
-    variables: AbsolutePath
+    variables: AbsolutePath | None = Field(
+        default=None,
+        description="the variable store it starts with; absent where code and variables are one file",
+    )
 
 
 class Platform(Model):
@@ -283,6 +286,35 @@ class KernelPolicy(Model):
     accepted: tuple[AcceptedOption, ...]
 
 
+class SevSnpPlatform(Model):
+    """SEV-SNP guests whose launch digests are published: every combination of the lists."""
+
+    name: Name
+    vmm: Literal["qemu", "ec2", "gce"] = "qemu"
+    firmware: tuple[Name, ...] = Field(min_length=1, description="builds of code and variables in one file")
+    boot: tuple[Literal["disk", "direct"], ...] = Field(
+        default=("direct",),
+        description="direct: -kernel with kernel hashes, which bind the UKI; disk: the digest binds no image",
+    )
+    cpu: tuple[str, ...] = Field(
+        default=(), description="models of QEMU's -cpu; none for VMMs that do not measure the model"
+    )
+    vcpus: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(min_length=1)
+    guest_features: SafeInteger = Field(default=1, ge=1, description="SEV_FEATURES")
+
+
+class TdxPlatform(Model):
+    """Trust domains whose registers are published: every combination of the lists."""
+
+    name: Name
+    vmm: Literal["qemu", "gce"] = "qemu"
+    machine: str | None = Field(default=None, pattern=r"^pc-q35-\d+\.\d+$")
+    firmware: tuple[Name, ...] = Field(min_length=1, description="builds of code and variables in one file")
+    boot: tuple[Literal["disk", "direct"], ...] = ("disk", "direct")
+    memory_mib: tuple[Annotated[int, Field(ge=64, le=1 << 24)], ...] = Field(min_length=1)
+    vcpus: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(min_length=1)
+
+
 class Fragment(Model):
     """What a fragment may say; every key is optional."""
 
@@ -298,6 +330,8 @@ class Fragment(Model):
     module_sources: tuple[ModuleSource, ...] = ()
     firmware: tuple[FirmwareSource, ...] = ()
     platforms: tuple[Platform, ...] = ()
+    sev_snp: tuple[SevSnpPlatform, ...] = ()
+    tdx: tuple[TdxPlatform, ...] = ()
     variables: dict[VariableName, str | SafeInteger | bool] = Field(
         default_factory=dict, description="for templates"
     )

@@ -25,7 +25,13 @@ _LISTED = 12
 
 
 def golden_document(
-    recipe: Recipe, lock: Lock, *, outputs: Iterable[Output], predictions: Iterable[Prediction]
+    recipe: Recipe,
+    lock: Lock,
+    *,
+    outputs: Iterable[Output],
+    predictions: Iterable[Prediction],
+    sev_snp: Iterable[golden.SevSnpReference] = (),
+    tdx: Iterable[golden.TdxReference] = (),
 ) -> GoldenDocument:
     """Assemble the document; it depends on recipe, lock and our own version, and on no clock."""
     return golden.document_from(
@@ -36,6 +42,8 @@ def golden_document(
         outputs=[golden.Output(name=item.name, size=item.size, sha256=item.sha256) for item in outputs],
         calculator=golden.Calculator(name="goldsmith", version=metadata.version("goldsmith")),
         predictions=predictions,
+        sev_snp=sev_snp,
+        tdx=tdx,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from builder.artifacts import Lock, Output, PackageShare
 from builder.errors import UsageError
 from builder.recipe.merged import Recipe
-from builder.recipe.model import FirmwareSource, Platform
+from builder.recipe.model import FirmwareSource, Platform, SevSnpPlatform, TdxPlatform
 from measurements import golden
 
 FORMAT = "goldsmith-manifest/1"
@@ -52,7 +52,9 @@ class Manifest:
         scratch: the lock was resolved for this build only.
         outputs: every other file of the release.
         parts: where the meaningful stretches of the outputs lie.
-        platforms: the machines whose registers were predicted.
+        platforms: the machines with a TPM whose registers were predicted.
+        sev_snp: the SEV-SNP guests whose launch digests were predicted.
+        tdx: the trust domains whose registers were predicted.
         firmware: firmware builds by their source packages; their archives stand in lock.json.
         variables: the recipe's variables, such as the evidence service's port.
         contents: tree name ("root", "initrd") -> who brought what.
@@ -69,6 +71,8 @@ class Manifest:
     outputs: tuple[Output, ...]
     parts: tuple[Part, ...]
     platforms: tuple[Platform, ...]
+    sev_snp: tuple[SevSnpPlatform, ...]
+    tdx: tuple[TdxPlatform, ...]
     firmware: tuple[FirmwareSource, ...]
     variables: Mapping[str, str | int | bool]
     contents: Mapping[str, tuple[PackageShare, ...]]
@@ -96,6 +100,8 @@ def manifest_of(
         outputs=tuple(sorted(outputs, key=lambda output: output.name)),
         parts=tuple(parts),
         platforms=recipe.platforms,
+        sev_snp=recipe.sev_snp,
+        tdx=recipe.tdx,
         firmware=recipe.firmware,
         variables=recipe.variables,
         contents=contents,
@@ -115,6 +121,8 @@ def dump(manifest: Manifest) -> bytes:
         ],
         "parts": [asdict(part) for part in manifest.parts],
         "platforms": [platform.model_dump(mode="json") for platform in manifest.platforms],
+        "sev_snp": [platform.model_dump(mode="json") for platform in manifest.sev_snp],
+        "tdx": [platform.model_dump(mode="json") for platform in manifest.tdx],
         "firmware": [source.model_dump(mode="json") for source in manifest.firmware],
         "variables": dict(manifest.variables),
         "contents": {
@@ -186,6 +194,8 @@ def _parse(value: Any, folder: Path) -> Manifest:
             for item in value["parts"]
         ),
         platforms=tuple(Platform.model_validate_json(json.dumps(item)) for item in value["platforms"]),
+        sev_snp=tuple(SevSnpPlatform.model_validate_json(json.dumps(item)) for item in value["sev_snp"]),
+        tdx=tuple(TdxPlatform.model_validate_json(json.dumps(item)) for item in value["tdx"]),
         firmware=tuple(FirmwareSource.model_validate_json(json.dumps(item)) for item in value["firmware"]),
         variables={str(name): _plain(item) for name, item in value["variables"].items()},
         contents={

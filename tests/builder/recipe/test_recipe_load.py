@@ -351,3 +351,29 @@ def test_schema_and_loader_agree_on_committed_recipes():
         validator.validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     for path in (ROOT / "recipes").glob("*/recipe.yaml"):
         load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("platforms", "message"),
+    [
+        (
+            "platforms:\n  - {name: qemu-vtpm, machine: pc-q35-10.0, firmware: [one], memory_mib: [64], vcpus: [1]}\n",
+            "one is not of the kind that platforms start from: two files, code and variables",
+        ),
+        (
+            "sev_snp:\n  - {name: qemu-snp, firmware: [two], vcpus: [1]}\n",
+            "two is not of the kind that sev_snp start from: one file",
+        ),
+        (
+            "tdx:\n  - {name: qemu-tdx, firmware: [none], memory_mib: [64], vcpus: [1]}\n",
+            "there is no firmware 'none'; known: one, two",
+        ),
+    ],
+)
+def test_platforms_start_from_firmware_of_their_kind(make, platforms, message):
+    builds = (
+        "firmware:\n"
+        "  - {name: one, suite: forky, packages: [ovmf-amdsev], code: /OVMF.amdsev.fd}\n"
+        "  - {name: two, suite: trixie, packages: [ovmf], code: /CODE.fd, variables: /VARS.fd}\n"
+    )
+    assert message in problems(make, HEAD + builds + platforms)

@@ -94,6 +94,8 @@ def release(tmp_path: Path) -> tuple[Path, Manifest]:
         scratch=False,
         outputs=(output_of(disk),),
         parts=parts,
+        sev_snp=(),
+        tdx=(),
         platforms=(
             Platform(
                 name="qemu-vtpm", machine="pc-q35-10.0", firmware=("ovmf",), memory_mib=(2048,), vcpus=(2,)

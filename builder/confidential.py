@@ -1,0 +1,110 @@
+"""What an image measures as a confidential virtual machine: every launch that a recipe declares."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from itertools import product
+from pathlib import Path
+
+from builder.errors import RecipeError
+from builder.recipe.model import SevSnpPlatform, TdxPlatform
+from measurements.formats.gpt import Gpt
+from measurements.golden import SevSnpReference, TdxReference, sev_snp_reference, tdx_reference
+from measurements.platforms.qemu import machine_version
+from measurements.prediction import BootPath, FirmwareIdentity
+from measurements.snp import cpu
+from measurements.snp.hashes import KernelHashes
+from measurements.snp.image import load
+from measurements.snp.launch import Launch, LaunchDigests
+from measurements.snp.vmsa import Vmm
+from measurements.tdx import td_hob
+from measurements.tdx.inputs import TdxInputs
+from measurements.tdx.predict import predict_tdx
+
+
+def sev_snp_references(
+    platforms: tuple[SevSnpPlatform, ...], builds: Mapping[str, Path], *, uki: bytes
+) -> Iterator[SevSnpReference]:
+    """Yield the reference values of every SEV-SNP launch, in the recipe's order.
+
+    Args:
+        platforms: of the recipe.
+        builds: name -> firmware file.
+        uki: what ``-kernel`` starts, signature included.
+
+    Raises:
+        RecipeError: a CPU model that is not known.
+        MeasurementError: the firmware lacks what a launch needs, or is malformed.
+    """
+    kernel = KernelHashes.of(uki)
+    for platform in platforms:
+        vmm = Vmm(platform.vmm)
+        for name in platform.firmware:
+            code = builds[name].read_bytes()
+            digests, firmware = LaunchDigests(load(code)), _identity(name, code)
+            models: tuple[str | None, ...] = platform.cpu or (None,)
+            paths = map(BootPath, platform.boot)
+            for boot, model, vcpus in product(paths, models, platform.vcpus):
+                launch = Launch(
+                    vmm=vmm,
+                    vcpus=vcpus,
+                    signature=None if model is None else _signature(model, platform.name),
+                    features=platform.guest_features,
+                    kernel=kernel if boot is BootPath.DIRECT else None,
+                )
+                yield sev_snp_reference(
+                    digests, launch, platform=platform.name, firmware=firmware, boot=boot, cpu=model
+                )
+
+
+def tdx_references(
+    platforms: tuple[TdxPlatform, ...], builds: Mapping[str, Path], *, uki: bytes, disk: Gpt
+) -> Iterator[TdxReference]:
+    """Yield the reference values of every trust domain, in the recipe's order.
+
+    RTMR0 holds the machine's ACPI tables, which only a QEMU that builds trust domains makes: it has no value here.
+
+    Args:
+        platforms: of the recipe.
+        builds: name -> firmware file.
+        uki: what is started.
+        disk: the disk's partition table.
+
+    Raises:
+        MeasurementError: the firmware is none for trust domains, or is malformed.
+    """
+    for platform in platforms:
+        for name in platform.firmware:
+            code = builds[name].read_bytes()
+            paths = map(BootPath, platform.boot)
+            for boot, memory, vcpus in product(paths, platform.memory_mib, platform.vcpus):
+                inputs = TdxInputs(
+                    vmm=td_hob.Vmm(platform.vmm),
+                    firmware_name=name,
+                    firmware=code,
+                    memory_mib=memory,
+                    vcpus=vcpus,
+                    image=uki,
+                    boot=boot,
+                    disk=disk if boot is BootPath.DISK else None,
+                    qemu=None if platform.machine is None else machine_version(platform.machine),
+                )
+                yield tdx_reference(
+                    predict_tdx(inputs), inputs, platform=platform.name, machine=platform.machine
+                )
+
+
+def _signature(model: str, platform: str) -> int:
+    if model not in cpu.MODELS:
+        near = get_close_matches(model, cpu.MODELS, n=1)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise RecipeError(f"sev_snp: {platform}: cpu {model!r} is no model of QEMU's with SEV-SNP{meant}")
+    return cpu.MODELS[model]
+
+
+def _identity(name: str, code: bytes) -> FirmwareIdentity:
+    return FirmwareIdentity(
+        name=name, sha256=hashlib.sha256(code).hexdigest(), sha384=hashlib.sha384(code).hexdigest()
+    )
