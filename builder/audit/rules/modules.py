@@ -21,8 +21,8 @@ _LEGACY_PREFIXES = (
 _LEGACY = frozenset(
     [
         "ppdev", "lp", "joydev", "evdev", "mousedev", "hid", "psmouse", "sermouse", "atkbd", "i8042",
-        "serio_raw", "qxl", "vmwgfx", "cirrus", "bochs", "qemu_fw_cfg", "efi_pstore", "pstore_blk",
-        "ramoops", "binfmt_misc", "cdrom", "sr_mod", "isofs", "udf", "msdos", "vfat", "fat", "ufs", "jfs",
+        "serio_raw", "qxl", "vmwgfx", "cirrus", "bochs", "qemu_fw_cfg", "efivarfs", "efi_pstore",
+        "pstore_blk", "ramoops", "binfmt_misc", "cdrom", "sr_mod", "isofs", "udf", "msdos", "vfat", "fat", "ufs", "jfs",
         "reiserfs", "cramfs", "ksmbd", "dccp", "sctp", "rds", "tipc", "can", "ax25", "netrom", "x25", "atm",
         "appletalk", "ipx", "n_hdlc", "nbd", "loop", "kvm", "kvm_intel", "kvm_amd", "msr", "cpuid",
         "configfs", "virtio_input", "virtio_gpu", "virtio_snd", "virtio_balloon", "virtiofs",
@@ -108,8 +108,8 @@ def signatures(subject: Subject) -> Iterator[Finding]:
 )  # fmt: skip
 def legacy(subject: Subject) -> Iterator[Finding]:
     """Neither tree has a module whose name is that of USB, floppy, FireWire, input, graphics, sound,
-    vsock, fw_cfg, pstore, file systems of removable media, or network protocols that nothing here
-    speaks."""
+    vsock, fw_cfg, EFI variables, pstore, file systems of removable media, or network protocols that nothing
+    here speaks."""
     for tree in subject.image.trees:
         for name, path in _found(subject, tree).items():
             if name in _LEGACY or name.startswith(_LEGACY_PREFIXES):
