@@ -103,12 +103,14 @@ def seal(
         reporter: hears of every phase.
 
     Raises:
-        UsageError: the release is sealed, or declares no firmware that verifies.
+        UsageError: the release is sealed, declares no firmware that verifies, or would be overwritten.
         UntrustedError: its files are not what its own golden document says.
         ImageError: the signature is one of another image, or firmware with these keys would refuse it; or a step
             gave other values without Secure Boot than the release has.
         BuilderError: anything else that stands in the way.
     """
+    if out.resolve() == folder.resolve():
+        raise UsageError(f"{out} is the unsigned release, which others reproduce", hint="another --out DIR")
     with reporter.phase("check release"):
         document = _unsealed(folder, manifest)
         public = read_enrolment(updates)

@@ -163,6 +163,9 @@ def test_sealing_twice_and_booting_without_keys_are_refused(
         seal(goldsmith, sealed, "--keys", secure_boot_keys, "--out", tmp_path / "out"),
         2, "is sealed already", tmp_path / "out",
     )  # fmt: skip
+    done = seal(goldsmith, release, "--keys", secure_boot_keys, "--out", release)
+    assert (done.code, "which others reproduce" in done.stderr) == (2, True), done.stderr
+    assert not (release / "uki.p7s").exists()
     done = goldsmith("boot", release, "--secure-boot", timeout=60)
     assert (done.code, "is not sealed" in done.stderr) == (2, True), done.stderr
 
