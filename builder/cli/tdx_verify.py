@@ -70,6 +70,11 @@ def _parser() -> Parser:
         help="Intel's statements: tcb-info.json, qe-identity.json, signing-chain.pem, pck.crl, root.crl",
     )
     add(
+        "--without-collateral",
+        action="store_true",
+        help="look at neither the quoting enclave's identity, revocation nor the platform's age",
+    )
+    add(
         "--accept-tcb", metavar="NAMES", type=split_names, default=["UpToDate"], help="TCB statuses; UpToDate"
     )
     add("--root", metavar="PEM", type=Path, help="roots to trust instead of Intel's")
@@ -112,8 +117,10 @@ def _policy(given: argparse.Namespace) -> TdxPolicy:
 
 def _tcb(given: argparse.Namespace) -> TcbPolicy | Unproven:
     folder: Path | None = given.collateral
+    if (folder is None) is not given.without_collateral:
+        raise UsageError("give --collateral DIR, or --without-collateral to do without what it proves")
     if folder is None:
-        return Unproven(reason="no --collateral: revocation and age of the platform are not looked at")
+        return Unproven(reason="--without-collateral: any enclave of the machine may have signed this")
     return TcbPolicy(
         collateral=Collateral(
             tcb_info=read_limited(folder / "tcb-info.json", _LARGEST),

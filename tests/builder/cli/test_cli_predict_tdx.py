@@ -8,6 +8,7 @@ import launch_samples as samples
 import pytest
 import tdx_samples
 from firmware_files import ovmf
+from test_cli_verbs import run_as_verifier
 
 from builder.cli import run
 
@@ -149,3 +150,8 @@ def test_hostile_firmware_is_a_clear_error(capfd):
     Path("fw.fd").write_bytes(tdx_samples.firmware(meta=bytes(meta)))
     assert run(["predict", "tdx", "--firmware", "fw.fd"]) == 3
     assert "fw.fd: TDVF metadata at offset" in capfd.readouterr().err
+
+
+def test_it_runs_on_the_base_dependencies():
+    done = run_as_verifier("predict", "tdx", *GIVEN, "--memory", "2048", "--vcpus", "2", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["mrtd"]["one_pass"]

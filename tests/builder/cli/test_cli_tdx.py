@@ -7,6 +7,7 @@ from pathlib import Path
 import launch_samples
 import pytest
 import tdx_quotes as samples
+from test_cli_verbs import run_as_verifier
 
 from builder.cli import run
 
@@ -64,9 +65,9 @@ def test_a_quote_that_is_as_predicted(capfd):
 
 
 def test_what_is_not_said_is_a_warning(capfd):
-    found = verified(capfd, "quote.bin", *NOW[:4])
+    found = verified(capfd, "quote.bin", *NOW[:4], "--without-collateral")
     assert found["verdict"] == "pass" and len(found["warnings"]) == 8
-    assert run(["tdx", "verify", "quote.bin", *NOW[:4]]) == 0
+    assert run(["tdx", "verify", "quote.bin", *NOW[:4], "--without-collateral"]) == 0
     told = capfd.readouterr()
     assert "verdict: pass" in told.out and "freshness is not proven" in told.err
 
@@ -74,7 +75,16 @@ def test_what_is_not_said_is_a_warning(capfd):
 def test_a_real_quote_is_too_old_for_its_collateral(capfd):
     found = verified(capfd, "real.bin", *AT, "--collateral", str(REAL))
     assert failed(found) == ["TCB status"]
-    assert verified(capfd, "real.bin", *AT, "--attributes", "40000000")["verdict"] == "pass"
+    assert (
+        verified(capfd, "real.bin", *AT, "--without-collateral", "--attributes", "40000000")["verdict"]
+        == "pass"
+    )
+
+
+def test_doing_without_collateral_is_said(capfd):
+    assert run(["tdx", "verify", "real.bin"]) == 2
+    assert run(["tdx", "verify", "quote.bin", *NOW, "--without-collateral"]) == 2
+    assert "--without-collateral" in capfd.readouterr().err
 
 
 def test_a_nonce_is_the_report_data(capfd):
@@ -116,5 +126,11 @@ def test_bad_inputs_say_which_and_why(capfd, arguments, code, words):
 
 
 def test_a_file_that_is_no_quote_fails(capfd):
-    found = verified(capfd, "root.pem")
+    found = verified(capfd, "root.pem", "--without-collateral")
     assert failed(found) == ["structure"] and found["verdict"] == "fail"
+
+
+def test_it_runs_on_the_base_dependencies():
+    done = run_as_verifier("tdx", "verify", "real.bin", *AT, "--collateral", str(REAL))
+    assert done.returncode == 1 and "verdict: " in done.stdout and "Traceback" not in done.stderr
+    assert run_as_verifier("tdx", "quote", "real.bin").returncode == 0
