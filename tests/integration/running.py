@@ -20,6 +20,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "base"
+#: A release folder to test in place of a build of recipes/base (tests/live/switched_off.py sets it).
+RELEASE_VARIABLE = "GOLDSMITH_TEST_RELEASE"
 COMMAND = Path(sys.executable).with_name("goldsmith")
 #: Seconds a machine may take to answer; a software CPU on two busy cores needs some thirty.
 BOOT_LIMIT = 240

@@ -7,15 +7,16 @@ import secrets
 import shutil
 import struct
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
 from running import ROOT, Goldsmith, private_temporary
 
 from builder.artifacts import Lock
+from builder.boot.addons import build_addon, extended_disk
 from builder.boot.client import request_evidence
 from builder.boot.debug import COMMAND_LINE
 from builder.boot.qemu import Wiring
@@ -27,6 +28,7 @@ from builder.launches import launches
 from builder.recipe import find_recipe, load_recipe
 from builder.store import Store
 from builder.toolbox import firmware, unpack_toolbox
+from measurements.formats import pe
 from measurements.prediction import BootPath
 
 pytestmark = pytest.mark.integration
@@ -36,31 +38,58 @@ LIMIT = 200.0  # seconds, on a machine that emulates
 _ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-@pytest.fixture(scope="module")
-def try_on(release: Path, lock: Lock, store: Store, tmp_path_factory: pytest.TempPathFactory):
-    """Boot the release's disk with an SMBIOS string of the host; return evidence, error and console."""
-    recipe = load_recipe(find_recipe("base", base=Path(__file__).parent))
-    tools = unpack_toolbox(lock, store)
-    chosen = next(
-        item
-        for item in launches(recipe.platforms, firmware(recipe.firmware, lock, store))
-        if item.boot is BootPath.DISK
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What became of a boot: evidence or the error, and the console."""
 
-    def boot(smbios: str | None = None, *, systemd_options: str = "") -> tuple[bytes | None, str, str]:
-        log = tmp_path_factory.mktemp("host") / "console"
+    evidence: bytes | None
+    failure: str
+    console: str
+
+    def assert_stopped_in_the_initrd(self) -> None:
+        assert self.evidence is None
+        assert "switched itself off" in self.failure
+        assert "Powering off" in self.console
+        assert "Switching root" not in self.console
+
+
+class Bench:
+    """Boots the release as a host that adds something."""
+
+    def __init__(self, release: Path, lock: Lock, store: Store, folder: Path) -> None:
+        self.release, self.tools, self.folder = release, unpack_toolbox(lock, store), folder
+        recipe = load_recipe(find_recipe("base", base=Path(__file__).parent))
+        builds = firmware(recipe.firmware, lock, store)
+        self._launches = {item.boot: item for item in reversed([*launches(recipe.platforms, builds)])}
+
+    def __call__(
+        self,
+        boot: BootPath = BootPath.DISK,
+        *,
+        disk: Path | None = None,
+        systemd_options: str = "",
+        **wiring: Any,
+    ) -> Trial:
+        """Boot with more in the wiring, another disk, or the EFI variable SystemdOptions."""
+        log = self.folder / "console"
+        chosen = self._launches[boot]
         with private_temporary() as folder:
             build, socket = chosen.firmware, folder / "evidence.sock"
             if systemd_options:
-                store_file = tmp_path_factory.mktemp("variables") / "vars.fd"
-                store_file.write_bytes(with_systemd_options(build.variables.read_bytes(), systemd_options))
-                build = replace(build, variables=store_file)
-            wiring = Wiring(
-                tpm=folder, variables=folder, disk=release / "disk.raw", evidence=socket, smbios_string=smbios
+                build = replace(build, variables=self.folder / "vars.fd")
+                build.variables.write_bytes(
+                    with_systemd_options(chosen.firmware.variables.read_bytes(), systemd_options)
+                )
+            wired = Wiring(
+                tpm=folder,
+                variables=folder,
+                disk=disk or self.release / "disk.raw",
+                evidence=socket,
+                **wiring,
             )
             evidence, failure = None, ""
             with running_machine(
-                tools, build, chosen.machine, BootPath.DISK, wiring, folder, console_log=log
+                self.tools, build, chosen.machine, boot, wired, folder, console_log=log
             ) as running:
                 try:
                     evidence = request_evidence(
@@ -71,34 +100,53 @@ def try_on(release: Path, lock: Lock, store: Store, tmp_path_factory: pytest.Tem
                     )
                 except BootError as error:
                     failure = str(error)
-        return evidence, failure, _ESCAPES.sub(b"", log.read_bytes()).decode("utf-8", "replace")
+        console = _ESCAPES.sub(b"", log.read_bytes()).decode("utf-8", "replace")
+        return Trial(evidence=evidence, failure=failure, console=console)
 
-    return boot
+
+@pytest.fixture(scope="module")
+def try_on(release: Path, lock: Lock, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(release, lock, store, tmp_path_factory.mktemp("host"))
 
 
-def test_a_longer_command_line_stops_the_machine_before_its_root(try_on: Callable):
+#: Shows on the console what happens, and asks for a shell.
+WORDS = f"{COMMAND_LINE} systemd.debug_shell=1"
+
+
+def test_a_longer_command_line_stops_the_machine_before_its_root(try_on: Bench):
     """The stub appends what SMBIOS says (systemd-stub(7)); the initrd sees it in PCR 12, and goes no further."""
-    evidence, failure, console = try_on(
-        f"io.systemd.stub.kernel-cmdline-extra={COMMAND_LINE} systemd.debug_shell=1"
-    )
-    assert evidence is None
-    assert "switched itself off" in failure
-    assert "Powering off" in console
-    assert "Switching root" not in console
+    try_on(smbios_string=f"io.systemd.stub.kernel-cmdline-extra={WORDS}").assert_stopped_in_the_initrd()
 
 
-def test_a_credential_of_the_host_changes_nothing(try_on: Callable):
+def test_an_addon_on_the_esp_stops_the_machine_before_its_root(try_on: Bench, tmp_path: Path):
+    """The stub loads every add-on beside the UKI while Secure Boot is off."""
+    addon = build_addon(try_on.tools, tmp_path, name="words", command_line=WORDS)
+    disk = extended_disk(try_on.tools, try_on.release / "disk.raw", tmp_path / "disk.raw", [addon])
+    try_on(disk=disk).assert_stopped_in_the_initrd()
+
+
+def test_words_for_a_direct_boot_stop_the_machine_before_its_root(try_on: Bench):
+    """The stub takes -append in place of what is sealed: here all of that, and more."""
+    uki = try_on.release / "uki.efi"
+    data = uki.read_bytes()
+    (section,) = [each for each in pe.parse(data).sections if each.name == ".cmdline"]
+    sealed = data[section.raw_offset : section.raw_offset + section.virtual_size].decode().strip("\0")
+    assert "roothash=" in sealed
+    try_on(BootPath.DIRECT, uki=uki, append=f"{sealed} {WORDS}").assert_stopped_in_the_initrd()
+
+
+def test_a_credential_of_the_host_changes_nothing(try_on: Bench):
     """systemd-sysctl would apply sysctl.extra, and the read-back would then power off: the machine answers."""
-    evidence, failure, _ = try_on("io.systemd.credential:sysctl.extra=kernel.sysrq=1")
-    assert failure == ""
-    assert evidence is not None
+    trial = try_on(smbios_string="io.systemd.credential:sysctl.extra=kernel.sysrq=1")
+    assert trial.failure == ""
+    assert trial.evidence is not None
 
 
-def test_an_efi_variable_of_the_host_changes_nothing(try_on: Callable):
+def test_an_efi_variable_of_the_host_changes_nothing(try_on: Bench):
     """systemd's PID 1 would take this unit from the variable (proc_cmdline_parse of systemd 257) and power off."""
-    evidence, failure, _ = try_on(systemd_options="systemd.unit=poweroff.target")
-    assert failure == ""
-    assert evidence is not None
+    trial = try_on(systemd_options="systemd.unit=poweroff.target")
+    assert trial.failure == ""
+    assert trial.evidence is not None
 
 
 def test_a_setting_that_does_not_take_stops_the_machine(

@@ -24,7 +24,7 @@ from measurements.prediction import BootPath
 
 ROOT = Path(__file__).parents[2]
 #: A release folder to test in place of a build of recipes/base (switched_off.py sets it).
-RELEASE_VARIABLE = "GOLDSMITH_LIVE_RELEASE"
+RELEASE_VARIABLE = "GOLDSMITH_TEST_RELEASE"
 #: A user id that no account has.
 STRANGER = 65533
 
@@ -32,7 +32,9 @@ STRANGER = 65533
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what boots a machine; the channel's own tests need none."""
     for item in items:
-        if Path(__file__).parent in item.path.parents and "live" in getattr(item, "fixturenames", ()):
+        if Path(__file__).parent in item.path.parents and {"live", "foreign"} & {
+            *getattr(item, "fixturenames", ())
+        }:
             item.add_marker(pytest.mark.integration)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +45,13 @@ class LiveMachine:
 
 @contextlib.contextmanager
 def live_machine(
-    tools: Tools, launch: Launch, disk: Path, folder: Path, *, console_log: Path | None = None
+    tools: Tools,
+    launch: Launch,
+    disk: Path,
+    folder: Path,
+    *,
+    companions: Sequence[Path] = (),
+    console_log: Path | None = None,
 ) -> Iterator[LiveMachine]:
     """Boot a copy of ``disk`` with the extension on it; the machine is off when the block is left.
 
@@ -54,9 +60,10 @@ def live_machine(
         launch: a disk boot.
         disk: a release's disk; only read.
         folder: private and empty, with a path that is short enough for sockets.
+        companions: what else lies beside the UKI.
         console_log: where the console's bytes go.
     """
-    copy = extended_disk(tools, disk, folder / "live.raw", [extension(tools, folder)])
+    copy = extended_disk(tools, disk, folder / "live.raw", [extension(tools, folder), *companions])
     wiring = Wiring(
         tpm=folder,
         variables=folder,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from machine import LiveMachine
 
 from measurements.attestation_key import load_attestation_key
 from measurements.keys import load_public_key
@@ -16,23 +19,27 @@ MOVED = {4, 9, 12}
 PINNED = {*range(10), 11, 12, 13, 14, 15}
 
 
-@pytest.fixture(scope="module")
-def verdict(live, release) -> Verdict:
-    """The evidence of the shared boot, held against the release's own golden document."""
+def judge(machine: LiveMachine, release: Path) -> Verdict:
+    """Hold a machine's evidence against a release's own golden document."""
     return verify(
         (release / "golden.dsse.json").read_bytes(),
-        live.evidence,
+        machine.evidence,
         Policy(
             threshold=1,
             now=None,
             minimum_svn=0,
             signers=(load_public_key((release / "release.pub").read_bytes()),),
-            nonce=ExpectedNonce(value=live.nonce),
-            attestation_key=PinnedKey(key=load_attestation_key(live.running.attestation_key)),
+            nonce=ExpectedNonce(value=machine.nonce),
+            attestation_key=PinnedKey(key=load_attestation_key(machine.running.attestation_key)),
             image="base",
             shape=None,
         ),
     )
+
+
+@pytest.fixture(scope="module")
+def verdict(live: LiveMachine, release: Path) -> Verdict:
+    return judge(live, release)
 
 
 def test_it_does_not_verify(verdict):

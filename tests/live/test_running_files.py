@@ -38,7 +38,7 @@ def test_mounted_are_the_kernels_own_and_memory(mounts):
     """No disk but the root's: nothing that is written outlives the machine."""
     kinds = {kind for place, (_, kind) in mounts.items() if place != "/"}
     assert kinds <= {
-        "bpf", "cgroup2", "devpts", "devtmpfs", "efivarfs", "mqueue", "proc", "pstore", "securityfs", "sysfs", "tmpfs",
+        "bpf", "cgroup2", "devpts", "devtmpfs", "mqueue", "proc", "pstore", "securityfs", "sysfs", "tmpfs",
     }  # fmt: skip
 
 
