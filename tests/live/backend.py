@@ -8,6 +8,9 @@ from channel import Channel
 from testinfra.backend.base import BaseBackend, CommandResult
 from testinfra.host import Host
 
+#: A user id that no account has.
+STRANGER = 65533
+
 
 class LiveBackend(BaseBackend):
     """Runs testinfra's commands in the guest, through the shell that the extension brought along.

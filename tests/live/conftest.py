@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from backend import live_host
+from backend import STRANGER, live_host
 from machine import LiveMachine, live_machine
 from testinfra.host import Host
 
@@ -25,8 +25,6 @@ from measurements.prediction import BootPath
 ROOT = Path(__file__).parents[2]
 #: A release folder to test in place of a build of recipes/base (switched_off.py sets it).
 RELEASE_VARIABLE = "GOLDSMITH_TEST_RELEASE"
-#: A user id that no account has.
-STRANGER = 65533
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

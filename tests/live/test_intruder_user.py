@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from conftest import STRANGER
+from backend import STRANGER
 from guest import agent
 from syscalls import Result, answers, call, elf
 
