@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 from backend import live_host
+from channel import ChannelError
 from machine import LiveMachine, live_machine
 from test_never_production import MOVED, judge
 from testinfra.host import Host
+
+from builder.errors import BootError
 
 #: What systemd-sysctl would take from a credential (sysctl.d(5)); it would show in a setting.
 CREDENTIAL = b"kernel.sysrq = 1\nkernel.dmesg_restrict = 0\n"
@@ -59,3 +62,13 @@ def test_no_credential_is_read(guest):
     assert not guest.file("/run/credentials/@system").exists
     assert guest.sysctl("kernel.sysrq") == 0
     assert guest.sysctl("kernel.dmesg_restrict") == 1
+
+
+def test_what_root_writes_below_verity_stops_the_machine(foreign, guest):
+    """Last, since nothing of this machine is left: dm-verity holds the disk and does not lock it, so root may write to
+    it. What it wrote is never used: the first block of it that is read panics (systemd.verity_root_options)."""
+    # QEMU throws away what a guest writes; the release's disk stays as it is.
+    guest.run("dd if=/dev/zero of=/dev/vda2 bs=64k seek=1; sync")
+    with pytest.raises((BootError, ChannelError)):
+        guest.run("echo 3 > /proc/sys/vm/drop_caches; find /usr -type f -exec cat {} + > /dev/null")
+    assert foreign.running.process.wait(timeout=30) == 0
