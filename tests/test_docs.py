@@ -34,3 +34,11 @@ def test_every_make_target_of_the_readme_exists():
 def test_decisions_have_distinct_numbers():
     numbers = [path.name[:4] for path in (ROOT / "docs/adr").glob("*.md")]
     assert len(numbers) == len(set(numbers)) and all(re.fullmatch(r"\d{4}", number) for number in numbers)
+
+
+def test_the_threat_models_proofs_are_there():
+    named = set(re.findall(r"`(test_\w+\.py)::(test_\w+)`", (ROOT / "docs/threat-model.md").read_text()))
+    files = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    assert len(named) > 40
+    for file, test in sorted(named):
+        assert f"def {test}(" in files.get(file, ""), f"docs/threat-model.md names {file}::{test}"
