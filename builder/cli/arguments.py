@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from datetime import datetime
 from typing import NoReturn
 
@@ -34,3 +35,18 @@ def timestamp(text: str) -> datetime:
 def split_names(text: str) -> list[str]:
     """Split a list of names at its commas; nothing but blanks is no name."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def hex_bytes(size: int) -> Callable[[str], bytes]:
+    """Return a reader of exactly ``size`` bytes in hexadecimal."""
+
+    def parse(text: str) -> bytes:
+        try:
+            value = bytes.fromhex(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not hexadecimal") from None
+        if len(value) != size:
+            raise argparse.ArgumentTypeError(f"{len(value)} bytes; expected {size}")
+        return value
+
+    return parse

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from builder.cli import console
-from builder.cli.arguments import Parser, split_names, timestamp
+from builder.cli.arguments import Parser, hex_bytes, split_names, timestamp
 from builder.cli.checks import print_checks, print_conclusion
 from builder.cli.reading import parse_file, read_limited
 from builder.errors import UsageError
@@ -58,9 +57,9 @@ def _parser() -> Parser:
         help="the VCEK's or VLEK's certificate (PEM, DER or the table beside an extended report); may be repeated",
     )
     add("--root", metavar="PEM", type=Path, help="roots to trust instead of AMD's")
-    add("--measurement", metavar="HEX", type=_bytes(DIGEST_SIZE), action="append", help="may be repeated")
+    add("--measurement", metavar="HEX", type=hex_bytes(DIGEST_SIZE), action="append", help="may be repeated")
     add("--nonce", metavar="HEX", type=_nonce, help="the report data is this nonce and zeros")
-    add("--report-data", metavar="HEX", type=_bytes(report.REPORT_DATA_SIZE), help="or these 64 bytes")
+    add("--report-data", metavar="HEX", type=hex_bytes(report.REPORT_DATA_SIZE), help="or these 64 bytes")
     add(
         "--accept",
         metavar="NAMES",
@@ -71,9 +70,9 @@ def _parser() -> Parser:
     add("--minimum-tcb", metavar="PARTS", type=_tcb, help="as bootloader=10,tee=0,snp=23,microcode=72")
     add("--product", choices=[product.value for product in Product], help="for reports of version 2")
     add("--vmpl", metavar="N", type=int, default=0, help="the highest VMPL that is accepted; 0")
-    add("--host-data", metavar="HEX", type=_bytes(report.HOST_DATA_SIZE))
-    add("--id-key-digest", metavar="HEX", type=_bytes(DIGEST_SIZE))
-    add("--author-key-digest", metavar="HEX", type=_bytes(DIGEST_SIZE))
+    add("--host-data", metavar="HEX", type=hex_bytes(report.HOST_DATA_SIZE))
+    add("--id-key-digest", metavar="HEX", type=hex_bytes(DIGEST_SIZE))
+    add("--author-key-digest", metavar="HEX", type=hex_bytes(DIGEST_SIZE))
     add("--minimum-guest-svn", metavar="N", type=int, default=0)
     add("--at", metavar="TIME", type=timestamp, help="verify as of this time (RFC 3339, with a time zone)")
     add("--json", action="store_true", help="print a JSON object")
@@ -109,19 +108,6 @@ def _policy(names: str) -> GuestPolicy:
         return GuestPolicy.of(split_names(names))
     except FormatError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _bytes(size: int) -> Callable[[str], bytes]:
-    def parse(text: str) -> bytes:
-        try:
-            value = bytes.fromhex(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not hexadecimal") from None
-        if len(value) != size:
-            raise argparse.ArgumentTypeError(f"{len(value)} bytes; expected {size}")
-        return value
-
-    return parse
 
 
 def _nonce(text: str) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +10,7 @@ from typing import Any, Final
 from cryptography import x509
 
 from builder.cli import console
-from builder.cli.arguments import Parser, split_names, timestamp
+from builder.cli.arguments import Parser, hex_bytes, split_names, timestamp
 from builder.cli.checks import print_checks, print_conclusion
 from builder.cli.reading import parse_file, read_limited
 from builder.errors import UsageError
@@ -79,12 +78,14 @@ def _parser() -> Parser:
     )
     add("--root", metavar="PEM", type=Path, help="roots to trust instead of Intel's")
     add("--nonce", metavar="HEX", type=_nonce, help="the report data is this nonce and zeros")
-    add("--report-data", metavar="HEX", type=_bytes(REPORT_DATA_SIZE), help="or these 64 bytes")
+    add("--report-data", metavar="HEX", type=hex_bytes(REPORT_DATA_SIZE), help="or these 64 bytes")
     add("--prediction", metavar="FILE", type=Path, help="what predict tdx --json said: MRTD and RTMRs")
     for name in _PREDICTED:
-        add(f"--{name}", metavar="HEX", type=_bytes(REGISTER_SIZE), action="append", help="may be repeated")
+        add(
+            f"--{name}", metavar="HEX", type=hex_bytes(REGISTER_SIZE), action="append", help="may be repeated"
+        )
     for name in _VMM_REGISTERS:
-        add(f"--{name}", metavar="HEX", type=_bytes(REGISTER_SIZE), help="zeros unless said")
+        add(f"--{name}", metavar="HEX", type=hex_bytes(REGISTER_SIZE), help="zeros unless said")
     add("--attributes", metavar="HEX", type=_bits, help="TDATTRIBUTES, exactly")
     add("--xfam", metavar="HEX", type=_bits, help="XFAM, exactly")
     add("--at", metavar="TIME", type=timestamp, help="verify as of this time (RFC 3339, with a time zone)")
@@ -161,7 +162,7 @@ def _digest(text: object) -> bytes:
     if not isinstance(text, str):
         raise FormatError("prediction: a value is no text")
     try:
-        return _bytes(REGISTER_SIZE)(text)
+        return hex_bytes(REGISTER_SIZE)(text)
     except argparse.ArgumentTypeError as error:
         raise FormatError(f"prediction: {error}") from None
 
@@ -171,19 +172,6 @@ def _roots(data: bytes) -> tuple[x509.Certificate, ...]:
         return load_certificates(data.decode("ascii"))
     except UnicodeDecodeError:
         raise FormatError("roots: not PEM") from None
-
-
-def _bytes(size: int) -> Callable[[str], bytes]:
-    def parse(text: str) -> bytes:
-        try:
-            value = bytes.fromhex(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not hexadecimal") from None
-        if len(value) != size:
-            raise argparse.ArgumentTypeError(f"{len(value)} bytes; expected {size}")
-        return value
-
-    return parse
 
 
 def _nonce(text: str) -> bytes:

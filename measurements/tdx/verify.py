@@ -132,13 +132,12 @@ def _certificates(state: _State) -> _Outcome:
     chain = _load_chain(quote.certificates, "PCK certificate chain")
     root = attestation_key.check_chain(_key(chain[0]), chain, state.policy.roots, state.policy.now)
     state.platform = pck.read(chain[0])
-    state.pck, state.chain = chain[0], (*_without_root(chain, root), root)
+    state.pck, state.chain = chain[0], _to_root(chain, root)
     return Status.OK, f"FMSPC {state.platform.fmspc.hex()}, under {root.subject.rfc4514_string()!r}"
 
 
 def _collateral(state: _State) -> _Outcome:
-    unproven = _unproven_tcb(state)
-    if unproven:
+    if unproven := _unproven_tcb(state):
         return unproven
     given = state.tcb_policy().collateral
     chain = _load_chain(given.signing_chain, "TCB signing chain")
@@ -152,7 +151,7 @@ def _collateral(state: _State) -> _Outcome:
                 f"{name} is valid from {item.issued.isoformat()} to {item.next_update.isoformat()}, not at "
                 f"{state.policy.now.isoformat()}"
             )
-    state.signing_chain = (*_without_root(chain, root), root)
+    state.signing_chain = _to_root(chain, root)
     state.tcb_info, state.qe_identity = info, identity
     return Status.OK, f"current until {min(info.next_update, identity.next_update).isoformat()}"
 
@@ -375,10 +374,8 @@ def _key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
     return key
 
 
-def _without_root(
-    chain: tuple[x509.Certificate, ...], root: x509.Certificate
-) -> tuple[x509.Certificate, ...]:
-    return chain[:-1] if chain[-1] == root else chain
+def _to_root(chain: tuple[x509.Certificate, ...], root: x509.Certificate) -> tuple[x509.Certificate, ...]:
+    return chain if chain[-1] == root else (*chain, root)
 
 
 def _check_not_revoked(

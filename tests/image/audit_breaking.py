@@ -44,7 +44,7 @@ SCRATCH = (
 SECOND_TABLE = "table ip6 other {\n chain c {\n type filter hook input priority 0; policy accept;\n}\n}\n"
 GETTY = "[Service]\nExecStart=/usr/sbin/agetty\nStandardInput=tty\n"
 SHELL_UNIT = "[Service]\nExecStart=/usr/bin/mount\n"
-KEY = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7\n"
+KEY = f"-----BEGIN {'PRIVATE'} KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7\n"
 
 BREAKING: dict[str, list[Change]] = {
     "GS-HOST-001": [word("systemd.import_credentials=no"), word("systemd.import_credentials=no",

@@ -8,48 +8,19 @@ import launch_samples as samples
 import pytest
 import tdx_samples
 from firmware_files import ovmf, ovmf_inteltdx
+from tdx_inputs import inputs, register
 
-from measurements.errors import PredictionError
 from measurements.events import Digest, EventType, HashAlgorithm, fold
 from measurements.formats import eventlog
-from measurements.platforms.firmware import UI_APP, BuiltinOption, find_profile
+from measurements.platforms.firmware import find_profile
 from measurements.platforms.qemu import VirtioBlk
 from measurements.prediction import BootPath
 from measurements.replay import replay
-from measurements.tdx.inputs import FwCfgItems, TdxInputs
-from measurements.tdx.predict import predict_tdx, prediction_to_json
+from measurements.tdx.predict import predict_tdx
 from measurements.tdx.td_hob import Vmm
 
 SHA384 = HashAlgorithm.SHA384
 LOGS = json.loads((samples.VECTORS / "tdx/logs.json").read_text())
-BOOT_ORDER = b"/rom@genroms/linuxboot_dma.bin\0"
-
-
-def inputs(**changes):
-    values = {
-        "firmware_name": "ovmf",
-        "firmware": tdx_samples.firmware(tdx_samples.OVMF),
-        "memory_mib": 2048,
-        "vcpus": 2,
-        "image": samples.KERNEL,
-        "command_line": samples.CMDLINE,
-        "initrd": samples.INITRD,
-        "qemu": (10, 2),
-        "acpi": replace(samples.acpi("disk"), table_loader=without_tpm(), tpm_log=None),
-        "fw_cfg": FwCfgItems(bootorder=BOOT_ORDER),
-    } | changes
-    return TdxInputs(**values)
-
-
-def without_tpm():
-    """The recorded loader script without the command that allocates a TPM's log: trust domains have none."""
-    script = samples.acpi("disk").table_loader
-    commands = [script[at : at + 128] for at in range(0, len(script), 128)]
-    return b"".join(command for command in commands if b"etc/tpm/log" not in command)
-
-
-def register(index, **changes):
-    return predict_tdx(inputs(**changes)).registers[index]
 
 
 def with_digests(events, wanted, found):
@@ -367,71 +338,3 @@ def test_unreadable_variables_take_rtmr0_alone():
     assert {course.label.split(",")[0] for course in found.registers[1].courses} == {
         "Secure Boot off", "Secure Boot on",
     }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("index", "changes", "words"),
-    [
-        (0, {}, "calibrate"),
-        (0, {"image": None}, "calibrate"),
-        (1, {"image": None}, "no image was given"),
-        (2, {"image": None}, "no image was given"),
-        (0, {"memory_mib": 4}, "4 MiB of memory do not hold"),
-        (2, {}, "before or behind the command line"),
-        (2, {"command_line": "ä", "initrd": None}, "beyond ASCII"),
-        (2, {"image": samples.kernel(version=b"6.8.0")}, "Linux 6.8 may measure"),
-        (3, {}, "until an application extends it"),
-    ],
-)
-def test_without_a_value_there_is_a_reason(index, changes, words):
-    found = register(index, **changes)
-    assert found.value is None and words in found.reason
-
-
-def test_the_disk_is_needed_for_a_disk_boot():
-    with pytest.raises(PredictionError, match="needs the disk's partition table"):
-        predict_tdx(inputs(image=samples.UKI, boot=BootPath.DISK, firmware=ovmf("2025.02")))
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"vcpus": 0}, "0 vCPUs cannot boot"),
-        ({"command_line": "a\0b"}, "no NUL"),
-        ({"vmm": Vmm.GCE}, "from disks alone"),
-    ],
-)
-def test_inputs_that_contradict_each_other(changes, words):
-    with pytest.raises(PredictionError, match=words):
-        inputs(**changes)
-
-
-def test_boot_options_need_a_known_machine():
-    options = (BuiltinOption(description="UiApp", attributes=0x109, file=UI_APP),)
-    profile = replace(find_profile(ovmf("2025.02")[0x84000:]), boot_options=options)
-    found = register(
-        0,
-        firmware=ovmf("2025.02"),
-        profiles=(profile,),
-        image=samples.UKI,
-        boot=BootPath.DISK,
-        disk=samples.disk(),
-        initrd=None,
-    )
-    assert found.value is None and "an unknown number" in found.reason
-    assert is_acpi(found.events[-1])
-
-
-def test_json_of_a_prediction():
-    found = prediction_to_json(predict_tdx(inputs(firmware=ovmf("2025.02"))))
-    assert set(found["mrtd"]) == {"one_pass", "two_pass"} and len(found["td_hob"]["sha384"]) == 96
-    for index in range(3):
-        name = f"rtmr{index}"
-        events = [event for event in found["events"] if event["register"] == name]
-        assert events[-1]["value"] == found[name]
-        value = bytes(48)
-        for event in events:
-            value = hashlib.sha384(value + bytes.fromhex(event["digest"])).digest()
-            assert value.hex() == event["value"]
-    assert found["rtmr3"] is None and set(found["reasons"]) == {"rtmr3"}
-    assert found["alternatives"]["rtmr1"][0]["value"] == found["rtmr1"]
