@@ -4,6 +4,7 @@ import hashlib
 import os
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from builder.store import Store
 from builder.toolbox import firmware, unpack_toolbox
 from builder.tools import HOST, PIPE
 from measurements.evidence.document import parse as parse_evidence
-from measurements.formats import eventlog
+from measurements.formats import eventlog, ovmf
 from measurements.platforms.calibration import derive_profile
 from measurements.platforms.firmware import find_profile
 from measurements.platforms.qemu_kernel import patched_kernel
@@ -41,31 +42,49 @@ def locked():
     return unpack_toolbox(lock, store), firmware(recipe.firmware, lock, store)
 
 
+def observed(tools, build, machine):
+    """Boot a build alone; return what it measured of ACPI, what QEMU was read to say, and the profile of both."""
+    log = eventlog.parse(calibrate(tools, build, machine))
+    tables = machine_tables(tools, machine, build, BootPath.DISK, bare=True)
+    measured = [record.digests["sha256"].value for record in log.records if record.data[:9] == b"ACPI DATA"]
+    code = build.code.read_bytes()
+    derived = derive_profile(
+        code,
+        log,
+        name=find_profile(code).name,
+        memory_mib=machine.memory_mib,
+        vcpus=machine.vcpus,
+        acpi={0xE0000000: tables.acpi},
+        smbios_tables=tables.smbios,
+    )
+    return measured, [hashlib.sha256(blob).digest() for _, blob in tables.acpi.measured()], derived
+
+
 @pytest.mark.parametrize(("memory", "vcpus"), [(1024, 1), (4096, 4)])
 def test_tables_and_profile_of_every_pinned_firmware(locked, memory, vcpus):
     tools, builds = locked
     machine = Machine(type="pc-q35-10.0", cpu="qemu64", memory_mib=memory, vcpus=vcpus)
     for build in builds:
-        log = eventlog.parse(calibrate(tools, build, machine))
-        tables = machine_tables(tools, machine, build, BootPath.DISK, bare=True)
+        if not ovmf.needs_smm(code := build.code.read_bytes()):
+            measured, read, derived = observed(tools, build, machine)
+            assert measured == read
+            assert derived == find_profile(code)
 
-        measured = [
-            record.digests["sha256"].value for record in log.records if record.data[:9] == b"ACPI DATA"
-        ]
-        assert [hashlib.sha256(blob).digest() for _, blob in tables.acpi.measured()] == measured
 
-        code = build.code.read_bytes()
-        known = find_profile(code)
-        derived = derive_profile(
-            code,
-            log,
-            name=known.name,
-            memory_mib=memory,
-            vcpus=vcpus,
-            acpi={0xE0000000: tables.acpi},
-            smbios_tables=tables.smbios,
-        )
-        assert derived == known
+def test_tables_and_profile_of_firmware_that_verifies(locked):
+    """Its PEI volume is an observation of each machine: that of this one must be what the table has."""
+    tools, builds = locked
+    machine = Machine(type="pc-q35-10.0", cpu="qemu64", memory_mib=2048, vcpus=2, smm=True)
+    names = []
+    for build in builds:
+        if ovmf.needs_smm(code := build.code.read_bytes()):
+            names.append(build.name)
+            measured, read, derived = observed(tools, build, machine)
+            known = find_profile(code)
+            assert measured == read
+            assert replace(derived, observations=()) == replace(known, observations=())
+            assert derived.observations and set(derived.observations) <= set(known.observations)
+    assert len(names) == 2
 
 
 def test_tables_survive_their_cache(locked, tmp_path):
