@@ -135,13 +135,6 @@ def test_words_for_a_direct_boot_stop_the_machine_before_its_root(try_on: Bench)
     try_on(BootPath.DIRECT, uki=uki, append=f"{sealed} {WORDS}").assert_stopped_in_the_initrd()
 
 
-def test_a_credential_of_the_host_changes_nothing(try_on: Bench):
-    """systemd-sysctl would apply sysctl.extra, and the read-back would then power off: the machine answers."""
-    trial = try_on(smbios_string="io.systemd.credential:sysctl.extra=kernel.sysrq=1")
-    assert trial.failure == ""
-    assert trial.evidence is not None
-
-
 def test_an_efi_variable_of_the_host_changes_nothing(try_on: Bench):
     """systemd's PID 1 would take this unit from the variable (proc_cmdline_parse of systemd 257) and power off."""
     trial = try_on(systemd_options="systemd.unit=poweroff.target")

@@ -51,6 +51,7 @@ def live_machine(
     folder: Path,
     *,
     companions: Sequence[Path] = (),
+    smbios_string: str | None = None,
     console_log: Path | None = None,
 ) -> Iterator[LiveMachine]:
     """Boot a copy of ``disk`` with the extension on it; the machine is off when the block is left.
@@ -61,6 +62,7 @@ def live_machine(
         disk: a release's disk; only read.
         folder: private and empty, with a path that is short enough for sockets.
         companions: what else lies beside the UKI.
+        smbios_string: SMBIOS type 11 string of the host.
         console_log: where the console's bytes go.
     """
     copy = extended_disk(tools, disk, folder / "live.raw", [extension(tools, folder), *companions])
@@ -70,6 +72,7 @@ def live_machine(
         disk=copy,
         evidence=folder / "evidence.sock",
         channel=folder / "live.sock",
+        smbios_string=smbios_string,
     )
     with running_machine(
         tools, launch.firmware, launch.machine, launch.boot, wiring, folder, console_log=console_log

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 HARDENING = "common/hardening"
 READBACK = f"{HARDENING}/readback.py"
 LIVE = ("tests/live", "--ignore=tests/live/test_channel.py", "--ignore=tests/live/test_foreign_companions.py")
+FOREIGN = ("tests/live/test_foreign_companions.py",)
 HOST = ("tests/integration/test_hardening.py",)
 
 
@@ -138,7 +139,7 @@ MECHANISMS = (
     Mechanism(
         name="no-credentials",
         edits=(word("systemd.import_credentials=no", "common/kernel.yaml"),),
-        tests=HOST,
+        tests=FOREIGN,
     ),
 )
 

@@ -17,18 +17,27 @@ from builder.errors import BootError
 
 #: What systemd-sysctl would take from a credential (sysctl.d(5)); it would show in a setting.
 CREDENTIAL = b"kernel.sysrq = 1\nkernel.dmesg_restrict = 0\n"
+FOREIGN = "came-by-smbios"
 
 
 @pytest.fixture(scope="module")
 def foreign(release, tools, launch, tmp_path_factory) -> Iterator[LiveMachine]:
-    """A machine of its own: extension images for system and configuration, and a credential, on its ESP."""
+    """A machine of its own: extension images for system and configuration, and a credential, on its ESP; a credential
+    among its SMBIOS strings (systemd-stub(7), systemd.system-credentials(7))."""
     folder = tmp_path_factory.mktemp("companions")
     companions = [folder / name for name in ("foreign.raw", "foreign.confext.raw", "sysctl.extra.cred")]
     for companion, content in zip(companions, (b"squash?" * 700, b"squash?" * 600, CREDENTIAL), strict=True):
         companion.write_bytes(content)
     with (
         tempfile.TemporaryDirectory(prefix="gs-live-", dir="/tmp") as name,
-        live_machine(tools, launch, release / "disk.raw", Path(name), companions=companions) as machine,
+        live_machine(
+            tools,
+            launch,
+            release / "disk.raw",
+            Path(name),
+            companions=companions,
+            smbios_string=f"io.systemd.credential:tmpfiles.extra=f /run/foreign - - - - {FOREIGN}",
+        ) as machine,
     ):
         yield machine
 
@@ -59,7 +68,9 @@ def test_nothing_is_merged(guest):
 
 
 def test_no_credential_is_read(guest):
+    """PID 1 would keep every one of them there, from the ESP as from SMBIOS, in the initrd and in the root."""
     assert not guest.file("/run/credentials/@system").exists
+    assert guest.run(f"grep -r {FOREIGN} /run/credentials /run/foreign").stdout == ""
     assert guest.sysctl("kernel.sysrq") == 0
     assert guest.sysctl("kernel.dmesg_restrict") == 1
 
