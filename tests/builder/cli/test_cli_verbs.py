@@ -17,7 +17,7 @@ from builder.cli import VERBS, console, run
 from builder.errors import UsageError
 
 #: The distributions that the extra `build` brings, by the names that they are imported under.
-BUILD_ONLY = ["typer", "click", "rich", "pydantic", "yaml", "jinja2", "httpx", "zstandard", "pefile",
+BUILD_ONLY = ["typer", "click", "rich", "pydantic", "yaml", "jinja2", "lz4", "httpx", "zstandard", "pefile",
               "tpm2_pytss"]  # fmt: skip
 
 RUN = """
