@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from itertools import product
@@ -43,7 +42,7 @@ def sev_snp_references(
         vmm = Vmm(platform.vmm)
         for name in platform.firmware:
             code = builds[name].read_bytes()
-            digests, firmware = LaunchDigests(load(code)), _identity(name, code)
+            digests, firmware = LaunchDigests(load(code)), FirmwareIdentity.of(name, code)
             models: tuple[str | None, ...] = platform.cpu or (None,)
             paths = map(BootPath, platform.boot)
             for boot, model, vcpus in product(paths, models, platform.vcpus):
@@ -102,9 +101,3 @@ def _signature(model: str, platform: str) -> int:
         meant = f"; did you mean {near[0]!r}?" if near else ""
         raise RecipeError(f"sev_snp: {platform}: cpu {model!r} is no model of QEMU's with SEV-SNP{meant}")
     return cpu.MODELS[model]
-
-
-def _identity(name: str, code: bytes) -> FirmwareIdentity:
-    return FirmwareIdentity(
-        name=name, sha256=hashlib.sha256(code).hexdigest(), sha384=hashlib.sha384(code).hexdigest()
-    )

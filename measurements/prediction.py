@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -29,6 +30,13 @@ class FirmwareIdentity:
     name: str
     sha256: str
     sha384: str
+
+    @classmethod
+    def of(cls, name: str, data: bytes) -> FirmwareIdentity:
+        """Return the identity of a firmware file's bytes."""
+        return cls(
+            name=name, sha256=hashlib.sha256(data).hexdigest(), sha384=hashlib.sha384(data).hexdigest()
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

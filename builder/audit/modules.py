@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from builder.audit.readers.tree import File, FileTree
-from builder.elf import section
+from builder.elf import module_info
 from measurements.errors import FormatError, LimitError, SignatureError
 
 MAX_MODULE: Final = 64 << 20
@@ -90,13 +90,13 @@ def read_info(module: bytes, path: str) -> Info:
     Raises:
         FormatError: no ELF file with a section ``.modinfo``.
     """
-    raw = section(memoryview(module), ".modinfo")
-    if raw is None:
-        raise FormatError(f"{path}: no section .modinfo")
     needs: list[str] = []
     soft: list[str] = []
-    for record in bytes(raw).split(b"\0"):
-        key, _, value = record.decode("utf-8", "replace").partition("=")
+    try:
+        records = list(module_info(module))
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from error
+    for key, value in records:
         if key == "depends":
             needs += [name.replace("-", "_") for name in value.split(",") if name]
         elif key == "softdep":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 
 from measurements.errors import PredictionError
@@ -119,8 +118,4 @@ class TdxInputs:
 
     def firmware_identity(self) -> FirmwareIdentity:
         """Return name and digests of the firmware file."""
-        return FirmwareIdentity(
-            name=self.firmware_name,
-            sha256=hashlib.sha256(self.firmware).hexdigest(),
-            sha384=hashlib.sha384(self.firmware).hexdigest(),
-        )
+        return FirmwareIdentity.of(self.firmware_name, self.firmware)
