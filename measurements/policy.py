@@ -9,10 +9,10 @@ from typing import TypeAlias
 from cryptography import x509
 
 from measurements.attestation_key import MAX_ROOTS
+from measurements.chains import AttestationPublicKey
 from measurements.errors import FormatError, LimitError
 from measurements.events import Stability
 from measurements.evidence.document import MAX_NONCE_BYTES, MIN_NONCE_BYTES
-from measurements.evidence.tpm import AttestationPublicKey
 from measurements.keys import PublicKey
 
 #: Every stability that a register can be pinned with.

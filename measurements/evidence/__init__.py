@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from measurements.chains import AttestationPublicKey
 from measurements.evidence.document import Evidence, QuoteEvidence, parse, serialize
 from measurements.evidence.tpm import (
-    AttestationPublicKey,
     PcrSelection,
     Quote,
     QuoteSignature,

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from measurements.chains import MAX_CERTIFICATES
 from measurements.errors import FormatError
 from measurements.events import Digest, HashAlgorithm
 from measurements.evidence.tpm import MAX_ATTEST_BYTES, MAX_SIGNATURE_BYTES
@@ -21,7 +22,6 @@ FORMAT = "goldsmith-evidence/1"
 MAX_EVIDENCE_BYTES = 8 * 1024 * 1024
 MAX_EVENT_LOG_BYTES = 2 * 1024 * 1024
 MAX_USERSPACE_LOG_BYTES = 1024 * 1024
-MAX_CERTIFICATES = 8
 MAX_PEM_CHARACTERS = 16 * 1024
 MAX_QUOTES = 4
 MIN_NONCE_BYTES = 16

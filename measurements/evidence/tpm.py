@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 
+from measurements.chains import MIN_RSA_BITS, AttestationPublicKey
 from measurements.errors import FormatError, LimitError, SignatureError
 from measurements.events import Digest, HashAlgorithm
 
@@ -30,11 +30,6 @@ RSASSA = 0x0014  # TPM_ALG_ID, TCG Algorithm Registry 1.34, table 3
 RSAPSS = 0x0016
 ECDSA = 0x0018
 _SCHEMES = {RSASSA: "RSASSA", RSAPSS: "RSAPSS", ECDSA: "ECDSA"}
-
-#: Smallest RSA modulus in bits.
-MIN_RSA_BITS = 2048
-
-AttestationPublicKey: TypeAlias = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

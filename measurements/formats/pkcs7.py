@@ -17,6 +17,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
+from measurements.chains import load_certificate
 from measurements.errors import FormatError, LimitError, SignatureError
 from measurements.events import Digest, HashAlgorithm
 from measurements.formats.pe import PeImage
@@ -216,21 +217,6 @@ def _message_digest(body: bytes) -> bytes:
         if parts[0].body == _MESSAGE_DIGEST:
             return _first(parts[1].body, _OCTET_STRING).body
     raise FormatError("PKCS #7 signed attributes hold no message digest")
-
-
-def load_certificate(encoded: bytes) -> x509.Certificate:
-    """Parse a DER certificate with everything of it that is used here.
-
-    Raises:
-        FormatError: it does not parse.
-    """
-    try:
-        certificate = x509.load_der_x509_certificate(encoded)
-        # Parsed on first use; what does not parse must fail here.
-        _ = certificate.subject, certificate.issuer.public_bytes(), certificate.tbs_certificate_bytes
-    except (ValueError, TypeError, x509.InvalidVersion) as error:
-        raise FormatError(f"X.509 certificate does not parse: {error}") from error
-    return certificate
 
 
 def _signer(element: _Element, certificates: tuple[x509.Certificate, ...]) -> x509.Certificate:

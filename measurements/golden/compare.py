@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
 from measurements.events import Digest, Event, HashAlgorithm, RegisterPrediction, Sequence
-from measurements.golden.model import GoldenDocument, format_time
+from measurements.golden.model import GoldenDocument
 from measurements.golden.sev_snp import SevSnpReference, Step
 from measurements.golden.tdx import TdxReference
+from measurements.moments import format_time
 from measurements.prediction import Prediction
 from measurements.tdx.mrtd import PageOrder
 

@@ -41,8 +41,6 @@ MAX_REGISTER_INDEX = 23
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]*")
 SHAPE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~/-]*")
 SHA256_HEX = re.compile(r"[0-9a-f]{64}")
-TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
-_TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,25 +88,6 @@ class Validity:
     def contains(self, moment: datetime) -> bool:
         """Say whether ``moment`` (with a time zone) lies within the period."""
         return self.not_before <= moment <= self.not_after
-
-
-def format_time(moment: datetime) -> str:
-    """Return RFC 3339 in UTC with whole seconds, ``2026-11-22T13:00:00Z``."""
-    return f"{moment.year:04d}-{moment:%m-%dT%H:%M:%SZ}"
-
-
-def parse_time(text: str) -> datetime:
-    """Parse what ``format_time`` writes, and nothing else.
-
-    Raises:
-        FormatError: another layout, offset or an impossible date.
-    """
-    if TIME.fullmatch(text) is None:
-        raise FormatError(f"time {text[:40]!r}; expected RFC 3339 in UTC as 2026-11-22T13:00:00Z")
-    try:
-        return datetime.strptime(text, _TIME_FORMAT).replace(tzinfo=UTC)
-    except ValueError:
-        raise FormatError(f"time {text!r} does not exist") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

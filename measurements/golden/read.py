@@ -14,6 +14,7 @@ from measurements.golden.identity import read_firmware
 from measurements.golden.model import Calculator, GoldenDocument, ImageIdentity, Inputs, Output, Validity
 from measurements.golden.registers import choice, read_ids, read_table
 from measurements.golden.write import to_value
+from measurements.moments import parse_time
 from measurements.prediction import BootPath, LaunchShape, Prediction
 from measurements.strictjson import Fields, loads
 
@@ -94,8 +95,8 @@ def _image(fields: Fields) -> ImageIdentity:
 
 def _validity(fields: Fields) -> Validity:
     validity = Validity(
-        not_before=model.parse_time(fields.text("not_before", max_length=20)),
-        not_after=model.parse_time(fields.text("not_after", max_length=20)),
+        not_before=parse_time(fields.text("not_before", max_length=20)),
+        not_after=parse_time(fields.text("not_after", max_length=20)),
     )
     fields.end()
     return validity

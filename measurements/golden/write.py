@@ -8,8 +8,9 @@ from typing import Any
 import rfc8785
 
 from measurements.golden import sev_snp, tdx
-from measurements.golden.model import FORMAT, FORMAT_VERSION, GoldenDocument, format_time
+from measurements.golden.model import FORMAT, FORMAT_VERSION, GoldenDocument
 from measurements.golden.registers import Table, identifier, write_table
+from measurements.moments import format_time
 from measurements.prediction import Prediction, shape_to_json
 
 

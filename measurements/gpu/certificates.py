@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from measurements import attestation_key
+from measurements import chains
 from measurements.errors import FormatError, LimitError, SignatureError
 from measurements.formats.reader import Reader
 
@@ -71,7 +71,7 @@ def load_chain(pem: bytes) -> tuple[x509.Certificate, ...]:
     if len(pem) > MAX_CHAIN_BYTES:
         raise LimitError(f"GPU certificates: {len(pem)} bytes; the limit is {MAX_CHAIN_BYTES}")
     try:
-        chain = attestation_key.load_certificates(pem.decode("ascii"))
+        chain = chains.load_certificates(pem.decode("ascii"))
     except UnicodeDecodeError:
         raise FormatError("GPU certificates: not PEM, they hold bytes that are not ASCII") from None
     if not 1 <= len(chain) <= MAX_CERTIFICATES:
@@ -97,7 +97,7 @@ def verify_chain(
         raise SignatureError(f"certificate chain: the first certificate's key is unusable: {error}") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise SignatureError("certificate chain: the first certificate's key is not on P-384")
-    attestation_key.check_chain(key, chain, [root], at)
+    chains.check_chain(key, chain, [root], at)
     return key
 
 

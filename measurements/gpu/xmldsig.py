@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
+from measurements.chains import load_certificate
 from measurements.errors import FormatError, LimitError, SignatureError
-from measurements.formats.pkcs7 import load_certificate
 from measurements.gpu.markup import Element, canonical
 
 NAMESPACE: Final = "http://www.w3.org/2000/09/xmldsig#"

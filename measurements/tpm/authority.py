@@ -12,6 +12,7 @@ from uuid import UUID
 
 from cryptography import x509
 
+from measurements.chains import load_certificate
 from measurements.errors import FormatError, NotPredictableError, SignatureError
 from measurements.events import Digest, HashAlgorithm
 from measurements.formats import efivar, pkcs7
@@ -102,7 +103,7 @@ def _certificates(
         if entries.type == CERT_X509:
             for entry in entries.signatures:
                 try:
-                    yield entry, pkcs7.load_certificate(entry.data)
+                    yield entry, load_certificate(entry.data)
                 except FormatError as error:
                     # The firmware's parser may be more lenient, and then this entry could be the authority.
                     raise NotPredictableError(

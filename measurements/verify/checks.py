@@ -15,7 +15,7 @@ from measurements.evidence import parse_quote, parse_signature, parse_userspace_
 from measurements.evidence.tpm import digest_of_registers, verify_signature
 from measurements.explain import observe
 from measurements.formats import eventlog
-from measurements.golden.model import format_time
+from measurements.moments import format_time
 from measurements.prediction import Prediction
 from measurements.replay import Severity, replay
 from measurements.verify.state import STRONG_BANKS, TELLING, CheckedQuote, NothingToCheckError, State

@@ -24,6 +24,7 @@ from measurements.events import (
     digests_of,
 )
 from measurements.golden import model
+from measurements.moments import format_time, parse_time
 
 VALUE = golden.to_value(document())
 SCHEMA = jsonschema.Draft202012Validator(json.loads(golden.json_schema()))
@@ -105,8 +106,8 @@ def test_large_event_data_stays_out_and_small_stays_in():
 def test_validity_follows_the_locks_time():
     validity = golden.Validity.since(1_790_000_000, days=1)
     # date -u -d @1790000000 +%FT%TZ
-    assert model.format_time(validity.not_before) == "2026-09-21T14:13:20Z"
-    assert model.format_time(validity.not_after) == "2026-09-22T14:13:20Z"
+    assert format_time(validity.not_before) == "2026-09-21T14:13:20Z"
+    assert format_time(validity.not_after) == "2026-09-22T14:13:20Z"
     assert validity.contains(datetime(2026, 9, 22, 14, 13, 20, tzinfo=UTC))
     assert not validity.contains(datetime(2026, 9, 22, 14, 13, 21, tzinfo=UTC))
     with pytest.raises(FormatError):
@@ -127,7 +128,7 @@ def test_validity_follows_the_locks_time():
 )
 def test_times_have_one_form(moment):
     with pytest.raises(FormatError):
-        model.parse_time(moment)
+        parse_time(moment)
 
 
 def change(path, value):

@@ -15,8 +15,9 @@ from builder.image.secureboot.variables import (
     Enrolment,
     read_update,
 )
+from measurements.chains import load_certificate
 from measurements.errors import FormatError, NotPredictableError
-from measurements.formats import pe, pkcs7
+from measurements.formats import pe
 from measurements.formats.efivar import CERT_SHA256, CERT_X509, Signature, parse_signature_lists
 from measurements.tpm.authority import authorise
 
@@ -107,7 +108,7 @@ def _signatures(variable: AuthenticatedVariable) -> tuple[Signature, ...]:
 
 def _certificate(name: str, entry: Signature) -> x509.Certificate:
     try:
-        return pkcs7.load_certificate(entry.data)
+        return load_certificate(entry.data)
     except FormatError as error:
         raise FormatError(f"{name}.auth: {error}") from error
 
