@@ -30,8 +30,8 @@ _MOST_TEXT = 128
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,4}", re.ASCII)
 _DIGEST = re.compile(rf"[0-9a-fA-F]{{{2 * MEASUREMENT_SIZE}}}", re.ASCII)
 # Nothing else in a manifest says which of the two it is.
-_VBIOS_VERSION = re.compile(r"[0-9A-F]{2}(\.[0-9A-F]{2}){4}", re.ASCII)
-_DRIVER_VERSION = re.compile(r"[0-9]{3,4}(\.[0-9]{1,4}){1,3}", re.ASCII)
+VBIOS_VERSION = re.compile(r"[0-9A-F]{2}(\.[0-9A-F]{2}){4}", re.ASCII)
+DRIVER_VERSION = re.compile(r"[0-9]{3,4}(\.[0-9]{1,4}){1,3}", re.ASCII)
 
 
 class RimKind(StrEnum):
@@ -108,9 +108,9 @@ def open_rim(data: bytes, *, root: x509.Certificate, at: datetime) -> Rim:
 def _read(root: Element, content: tuple[Element, ...], path: tuple[x509.Certificate, ...]) -> Rim:
     meta, payload = (_only(content, name) for name in ("Meta", "Payload"))
     version = _text(meta, "colloquialVersion").upper()
-    if _VBIOS_VERSION.fullmatch(version):
+    if VBIOS_VERSION.fullmatch(version):
         kind = RimKind.VBIOS
-    elif _DRIVER_VERSION.fullmatch(version):
+    elif DRIVER_VERSION.fullmatch(version):
         kind = RimKind.DRIVER
     else:
         raise FormatError(f"RIM: version {version!r} is neither a driver's nor a VBIOS's")

@@ -61,6 +61,7 @@ class Policy:
         nonce: what the GPU was asked with, 32 bytes; without it, freshness is not proven.
         crls: certificate revocation lists, DER or PEM; each must be of an issuer in the chains, and valid.
         ocsp: OCSP responses, DER; each must be about a certificate in the chains, and valid.
+        rims_at: for each manifest the moment at which its signature is judged; ``None`` judges all at ``at``.
         device_root, rim_root: NVIDIA's, except in tests.
     """
 
@@ -68,6 +69,7 @@ class Policy:
     nonce: bytes | None
     crls: Sequence[bytes] = field(default=(), repr=False)
     ocsp: Sequence[bytes] = field(default=(), repr=False)
+    rims_at: Sequence[datetime] | None = None
     device_root: x509.Certificate = DEVICE_ROOT
     rim_root: x509.Certificate = RIM_ROOT
 
@@ -259,10 +261,13 @@ def _rim_signatures(state: _State) -> str:
     files = state.inputs[2]
     if not 1 <= len(files) <= MAX_RIMS:
         raise VerificationError(f"{len(files)} manifests; expected 1 to {MAX_RIMS}")
+    moments = [state.policy.at] * len(files) if state.policy.rims_at is None else state.policy.rims_at
+    if len(moments) != len(files):
+        raise VerificationError(f"{len(files)} manifests, and {len(moments)} moments to judge them at")
     wrong = []
-    for number, data in enumerate(files, 1):
+    for number, (data, at) in enumerate(zip(files, moments, strict=True), 1):
         try:
-            state.rims.append(open_rim(data, root=state.policy.rim_root, at=state.policy.at))
+            state.rims.append(open_rim(data, root=state.policy.rim_root, at=at))
         except MeasurementError as error:
             wrong.append(f"manifest {number}: {error}")
     if wrong:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,10 @@ from cryptography.x509.ocsp import OCSPCertStatus, OCSPResponderEncoding, OCSPRe
 from lxml import etree
 from signxml import CanonicalizationMethod, DigestAlgorithm, SignatureMethod, methods
 from signxml.signer import XMLSigner
+
+from measurements.gpu.evidence import GateRecord, GateStep, GpuEvidence, GpuReport
+from measurements.gpu.expectations import Architecture, GpuExpectations, RimReference
+from measurements.gpu.rim import RimKind
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "nvidia"
 REPORT = bytes.fromhex((VECTORS / "h100.report.txt").read_text().strip())
@@ -227,3 +232,54 @@ def signed(root, *, key=SIGNER_KEY, signer=SIGNER, authorities=(MANIFESTS.issuer
 
 DRIVER_RIM = signed(manifest("550.90.07", DRIVER_VALUES, inactive={60: [ZEROS]}))
 VBIOS_RIM = signed(manifest("96.00.9F.00.01", VBIOS_VALUES))
+
+
+def reference(identifier, kind, version, data, *, chip="GH100"):
+    """The pin of a manifest, imported at `THEN`."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    return RimReference(id=identifier, kind=kind, chip=chip, version=version, sha256=sha256, judged_at=THEN)
+
+
+DRIVER_PIN = reference("NV_GPU_DRIVER_GH100_550.90.07", RimKind.DRIVER, "550.90.07", DRIVER_RIM)
+VBIOS_PIN = reference("NV_GPU_VBIOS_1010_0200_882_96009F0001", RimKind.VBIOS, "96.00.9F.00.01", VBIOS_RIM)
+#: What an image for one GPU like that of the report expects.
+EXPECTED = GpuExpectations(
+    architecture=Architecture.HOPPER,
+    driver_version="550.90.07",
+    count=1,
+    vbios=("96.00.9F.00.01",),
+    rims=(DRIVER_PIN, VBIOS_PIN),
+)
+GENUINE = GpuReport(
+    uuid="GPU-00000000-0000-0000-0000-000000000001",
+    architecture="hopper",
+    report=REPORT,
+    certificates=CHAIN,
+)
+READY = GateRecord(ready=True, steps=(GateStep(name="confidential mode", ok=True, detail="on"),))
+
+
+def machine(*gpus, **options):
+    """The evidence of a machine that is in order, with these GPUs (the genuine one if none)."""
+    said = {
+        "nonce": NONCE,
+        "gate": READY,
+        "driver_version": "550.90.07",
+        "confidential_mode": True,
+        "developer_tools": False,
+        "ready": True,
+        "nvswitches": 0,
+        "gpus": gpus or (GENUINE,),
+    }
+    return GpuEvidence(**(said | options))
+
+
+def entry(gpu, number=1, **options):
+    """A `Gpu` as the evidence has it."""
+    said = {
+        "uuid": f"GPU-00000000-0000-0000-0000-{number:012d}",
+        "architecture": "hopper",
+        "report": gpu.report(),
+        "certificates": gpu.chain(),
+    }
+    return GpuReport(**(said | options))
