@@ -84,6 +84,7 @@ def build(
     keys: Sequence[SigningKey] = (),
     qcow2: bool = False,
     accept: bool = False,
+    jobs: int | None = None,
     reporter: Reporter = SILENT,
 ) -> Release:
     """Build a release; every archive of ``lock`` is already in ``store``.
@@ -96,6 +97,7 @@ def build(
         keys: who signs; none means a throw-away key.
         qcow2: also write disk.qcow2.
         accept: write the values to the recipe's golden.json instead of comparing with it.
+        jobs: compilers at a time, where kernel modules are compiled; default: one a processor.
         reporter: hears of every phase.
 
     Raises:
@@ -117,7 +119,7 @@ def build(
         folder = work / "release"
         folder.mkdir()
         with reporter.phase("compose"):
-            kernel, facts = _kernel(recipe, lock, store, reporter)
+            kernel, facts = _kernel(recipe, lock, store, jobs, reporter)
             trees, notes, more = _compose(recipe, lock, kernel, store=store, tools=tools, work=work)
         with reporter.phase("root file system"):
             identity = root_identity(recipe.name, recipe.version)
@@ -203,7 +205,7 @@ def build(
 
 
 def _kernel(
-    recipe: Recipe, lock: Lock, store: Store, reporter: Reporter
+    recipe: Recipe, lock: Lock, store: Store, jobs: int | None, reporter: Reporter
 ) -> tuple[KernelPackage, PackageFacts]:
     """Open the kernel's package, and compile what it lacks."""
     (archive,) = lock.members("kernel")
@@ -218,6 +220,7 @@ def _kernel(
             vermagic=vermagic(entries),
             store=store,
             reporter=reporter,
+            jobs=jobs,
         )
         for name, found in compiled.items():
             origin = package_origin(lock.members(f"modules/{name}")[0])

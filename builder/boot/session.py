@@ -37,7 +37,6 @@ DEFAULT_TIMEOUT = 300.0
 _QEMU = "qemu-system-x86_64"
 _KVM_FAILURE = b"KVM internal error"
 _DRAIN = 2.0  # seconds
-_MAX_FOLDER = 90  # sun_path holds 107 characters (unix(7)); the sockets' names need the rest
 
 Transport = Literal["network", "serial"]
 
@@ -130,11 +129,6 @@ def running_machine(
         BootError, ToolError: the TPM or QEMU cannot be started.
         UsageError: the path of ``folder`` is too long for sockets.
     """
-    if len(str(folder)) > _MAX_FOLDER:
-        raise UsageError(
-            f"{folder} is too long a path for sockets: {len(str(folder))} characters, at most {_MAX_FOLDER}",
-            hint="set TMPDIR to a shorter one",
-        )
     accelerator = accelerator or accelerators.probe(tools, machine.cpu)
     key = manufacture(tools, folder)
     variables, errors = folder / "vars.fd", folder / "qemu.log"

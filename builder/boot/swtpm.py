@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from builder.boot.tpm import make_attestation_key
-from builder.errors import BootError
+from builder.errors import BootError, UsageError
 from builder.tools import Process, Tools, last_lines
 
 _START_TIMEOUT = 20.0  # seconds
+_MAX_FOLDER = 90  # sun_path holds 107 characters (unix(7)); the names of a session's sockets need the rest
 _POLL = 0.01
 
 
@@ -22,6 +23,7 @@ def manufacture(tools: Tools, folder: Path) -> str:
 
     Raises:
         BootError: the TPM does not come up or refuses.
+        UsageError: the path of ``folder`` is too long for sockets.
     """
     channel, control = folder / "setup.sock", folder / "setup.sock.ctrl"
     with _swtpm(
@@ -40,6 +42,7 @@ def software_tpm(tools: Tools, folder: Path) -> Iterator[Path]:
 
     Raises:
         BootError: it does not come up.
+        UsageError: the path of ``folder`` is too long for sockets.
     """
     control = folder / "control.sock"
     with _swtpm(tools, folder, "--ctrl", f"type=unixio,path={control}", "--terminate") as process:
@@ -49,6 +52,11 @@ def software_tpm(tools: Tools, folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _swtpm(tools: Tools, folder: Path, *arguments: str) -> Iterator[Process]:
+    if len(str(folder)) > _MAX_FOLDER:
+        raise UsageError(
+            f"{folder} is too long a path for sockets: {len(str(folder))} characters, at most {_MAX_FOLDER}",
+            hint="set TMPDIR to a shorter one",
+        )
     with tools.spawn(
         "swtpm", "socket", "--tpm2", "--tpmstate", f"dir={folder},mode=0600",
         "--log", f"file={folder / 'swtpm.log'},level=1", *arguments,

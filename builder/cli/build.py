@@ -48,6 +48,10 @@ def command(
             help="when locked archives have left every source, build from a fresh scratch lock",
         ),
     ] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="compilers at a time for kernel modules (default: one a processor)"),
+    ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="use the store alone")] = False,
     mirror: Annotated[str | None, typer.Option(help="archive to use in place of the host's")] = None,
     vault: Annotated[Path | None, typer.Option(help="folder that was filled with `goldsmith vault`")] = None,
@@ -88,6 +92,7 @@ def command(
             keys=signing_keys(key or [], tokens),
             qcow2=format is DiskFormat.QCOW2,
             accept=accept,
+            jobs=jobs,
             reporter=reporter,
         )
     if json:

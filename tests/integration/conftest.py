@@ -76,6 +76,24 @@ def release(
 
 
 @pytest.fixture(scope="session")
+def gpu_release(
+    goldsmith: Goldsmith, store: Store, signing_key: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A release of recipes/gpu-cc; only copies are changed. A store that never saw it compiles for a minute or two."""
+    out = tmp_path_factory.mktemp("gpu") / "gpu-cc"
+    for arguments in (
+        ("fetch", "gpu-cc"),
+        ("build", "gpu-cc", "--offline", "--out", out, "--key", signing_key),
+    ):
+        done = goldsmith(*arguments, timeout=900)
+        if done.code != 0:
+            pytest.fail(
+                f"`goldsmith {arguments[0]} gpu-cc` ended with {done.code}:\n{done.stderr}", pytrace=False
+            )
+    return out
+
+
+@pytest.fixture(scope="session")
 def secure_boot_keys(goldsmith: Goldsmith, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A throw-away Secure Boot key set."""
     folder = tmp_path_factory.mktemp("secure-boot") / "keys"

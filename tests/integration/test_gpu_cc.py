@@ -18,16 +18,6 @@ pytestmark = pytest.mark.integration
 _ELSEWHERE = {"nvidia_uvm.ko": "d0f4b57d5241f1bf7b258c53b8816dd054142d95af0081e2c501f9ff67067352"}
 
 
-@pytest.fixture(scope="module")
-def gpu_release(goldsmith: Goldsmith, store: object, signing_key: Path, tmp_path_factory) -> Path:
-    done = goldsmith("fetch", "gpu-cc", timeout=900)
-    assert done.code == 0, done.stderr
-    out = tmp_path_factory.mktemp("gpu") / "gpu-cc"
-    done = goldsmith("build", "gpu-cc", "--offline", "--out", out, "--key", signing_key, timeout=900)
-    assert done.code == 0, done.stderr
-    return out
-
-
 def test_modules_are_those_of_another_machine(gpu_release: Path):
     for name, digest in _ELSEWHERE.items():
         assert hashlib.sha256((gpu_release / name).read_bytes()).hexdigest() == digest

@@ -13,8 +13,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from running import COMMAND, RECIPE, ROOT, link_or_copy
+from running import COMMAND, ROOT, link_or_copy
 
+from builder.artifacts import Lock
+from builder.compiled import COMPILED_KIND
+from builder.lockfile import read_lock
 from builder.release import manifest as manifests
 from builder.store import Store
 from measurements import golden
@@ -34,25 +37,25 @@ def elsewhere() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-def checkout(folder: Path, *, mode: int) -> Path:
+def checkout(folder: Path, *, mode: int, image: str = "base") -> Path:
     """Copy what a build reads of a checkout, with other permissions and times; return the recipe's folder."""
     folder.mkdir(parents=True)
     shutil.copy(ROOT / "requirements.txt", folder)
     shutil.copytree(ROOT / "recipes" / "common", folder / "recipes" / "common")
-    shutil.copytree(RECIPE, folder / "recipes" / "base")
+    shutil.copytree(ROOT / "recipes" / image, folder / "recipes" / image)
     for path in folder.rglob("*"):
         os.utime(path, (86_400, 86_400))
         if path.is_file():
             path.chmod(mode)
-    return folder / "recipes" / "base"
+    return folder / "recipes" / image
 
 
-def bare_store(store: Store, root: Path) -> Path:
-    """Make a store with the same archives, and nothing that an earlier build derived from them."""
+def bare_store(store: Store, root: Path, lock: Lock) -> Path:
+    """Make a store with the archives of a lock, and nothing that an earlier build derived from them."""
     (root / "sha256").mkdir(parents=True)
-    for path in (store.root / "sha256").iterdir():
+    for archive in lock.archives:
         # Nobody may link to, or be unable to read, what another user owns.
-        shutil.copyfile(path, root / "sha256" / path.name)
+        shutil.copyfile(store.object_path(archive.sha256), root / "sha256" / archive.sha256)
     return root
 
 
@@ -83,6 +86,18 @@ def readable_python(folder: Path) -> list[Path | str]:
     return [folder / "venv" / "bin" / "python", "-c", "from builder.cli import main; main()"]
 
 
+def may_run(command: Sequence[Path | str], *, namespaces: bool) -> str:
+    """Return why nobody cannot run this, or not make a user namespace as compiling needs it; empty where both work."""
+    # CLONE_NEWUSER, include/uapi/linux/sched.h
+    code = "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x10000000) != 0 and 'no user namespace')"
+    python = [command[0], "-c", code] if namespaces else [*command, "--version"]
+    probe = subprocess.run(
+        python, cwd="/", user=NOBODY, group=NOBODY, extra_groups=[], stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    return probe.stderr[-200:] if probe.returncode else ""
+
+
 def own(folder: Path, user: int) -> None:
     for path in (folder, *folder.rglob("*")):
         os.chown(path, user, user, follow_symlinks=False)
@@ -98,8 +113,10 @@ def build(
     cpus: set[int],
     user: int | None = None,
     command: Sequence[str | Path] = (COMMAND,),
+    options: Sequence[str] = ("--format", "qcow2"),
+    timeout: float = 300,
 ) -> Path:
-    arguments = ["build", recipe, "--offline", "--out", out, "--key", key, "--format", "qcow2"]
+    arguments = ["build", recipe, "--offline", "--out", out, "--key", key, *options]
     done = subprocess.run(
         [*command, *arguments],
         cwd=out.parent,
@@ -113,7 +130,7 @@ def build(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
     )
     assert done.returncode == 0, done.stderr
     return out
@@ -155,7 +172,7 @@ def test_the_comparison_sees_one_byte(release, tmp_path):
         assert_same(release, copy)
 
 
-def test_other_surroundings_give_the_same_bytes(release, store, signing_key, elsewhere):
+def test_other_surroundings_give_the_same_bytes(release, store, lock, signing_key, elsewhere):
     """Another checkout, store, folder, umask, locale, time zone, home, TMPDIR, hash seed and processor count."""
     recipe = checkout(
         elsewhere / "a checkout with a, comma" / "and quite a long path" / ("d" * 60), mode=0o600
@@ -163,7 +180,7 @@ def test_other_surroundings_give_the_same_bytes(release, store, signing_key, els
     (elsewhere / "home").mkdir()
     (elsewhere / "tmp").mkdir()
     env = {
-        "GOLDSMITH_STORE": str(bare_store(store, elsewhere / "store")),
+        "GOLDSMITH_STORE": str(bare_store(store, elsewhere / "store", lock)),
         "HOME": str(elsewhere / "home"),
         "TMPDIR": str(elsewhere / "tmp"),
         "LC_ALL": "tr_TR.UTF-8",
@@ -178,18 +195,14 @@ def test_other_surroundings_give_the_same_bytes(release, store, signing_key, els
     assert_same(release, out)
 
 
-def test_unprivileged_user_gives_the_same_bytes(release, store, signing_key, elsewhere):
+def test_unprivileged_user_gives_the_same_bytes(release, store, lock, signing_key, elsewhere):
     if os.getuid() != 0:
         pytest.skip("only root can become another user; the release itself was built without privileges")
     command = readable_python(elsewhere / "python")
-    probe = subprocess.run(
-        [*command, "--version"], cwd="/", user=NOBODY, group=NOBODY, extra_groups=[], capture_output=True,
-        text=True, timeout=60,
-    )  # fmt: skip
-    if probe.returncode != 0:
-        pytest.skip(f"this host's Python cannot be copied to where others may run it: {probe.stderr[-200:]}")
+    if reason := may_run(command, namespaces=False):
+        pytest.skip(f"this host's Python cannot be copied to where others may run it: {reason}")
     recipe = checkout(elsewhere / "work" / "checkout", mode=0o644)
-    bare_store(store, elsewhere / "work" / "store")
+    bare_store(store, elsewhere / "work" / "store", lock)
     (elsewhere / "work" / "tmp").mkdir()
     shutil.copy(signing_key, elsewhere / "work" / "key.pem")
     own(elsewhere / "work", NOBODY)
@@ -207,10 +220,51 @@ def test_unprivileged_user_gives_the_same_bytes(release, store, signing_key, els
     assert_same(release, out)
 
 
-def test_nothing_in_a_release_depends_on_the_host(release):
+def test_compiled_modules_and_their_image_are_the_same_bytes(gpu_release, store, signing_key, elsewhere):
+    """recipes/gpu-cc, compiled once more: another folder, store, checkout, job count, umask, locale, time zone, home,
+    TMPDIR and, where root runs the tests and the host gives nobody namespaces, another user."""
+    work = elsewhere / "work"
+    recipe = checkout(work / "checkout", mode=0o644, image="gpu-cc")
+    bare_store(store, work / "store", read_lock(recipe / "lock.json", recipe="gpu-cc"))
+    (work / "tmp").mkdir()
+    far = work / "a folder, with a comma" / ("w" * 100)
+    far.mkdir(parents=True)
+    shutil.copy(signing_key, work / "key.pem")
+    command: list[Path | str] = [COMMAND]
+    user = None
+    if os.getuid() == 0:
+        copied = readable_python(elsewhere / "python")
+        if not may_run(copied, namespaces=False) and not may_run(copied, namespaces=True):
+            command, user = copied, NOBODY
+            own(work, NOBODY)
+    env = {
+        "GOLDSMITH_STORE": str(work / "store"),
+        "HOME": "/nonexistent",
+        "TMPDIR": str(work / "tmp"),
+        "LC_ALL": "ja_JP.eucJP",
+        "TZ": "Asia/Kathmandu",
+        "PYTHONHASHSEED": "17",
+        "SOURCE_DATE_EPOCH": "1",
+        "KBUILD_BUILD_USER": "somebody",
+        "KBUILD_BUILD_TIMESTAMP": "1",
+        "KCFLAGS": "-O1",
+        "MAKEFLAGS": "V=1",
+    }
+    jobs = 2 * len(os.sched_getaffinity(0)) + 1
+    out = build(
+        recipe, far / "out", work / "key.pem", env, umask=0o077, cpus=os.sched_getaffinity(0), user=user,
+        command=command, options=("--jobs", str(jobs)), timeout=900,
+    )  # fmt: skip
+    assert_same(gpu_release, out)
+    # It was compiled, not found; and under the digest that the other build had for the same inputs.
+    (compiled,) = (work / "store" / "derived" / COMPILED_KIND).iterdir()
+    assert compiled.read_bytes() == (store.root / "derived" / COMPILED_KIND / compiled.name).read_bytes()
+
+
+def test_nothing_in_a_release_depends_on_the_host(release, gpu_release):
     """No path, name or user of this machine stands in any output."""
-    told = {str(ROOT), str(release.parent), os.uname().nodename, os.uname().release}
-    for path in release.iterdir():
+    told = {str(ROOT), str(release.parent), str(gpu_release.parent), os.uname().nodename, os.uname().release}
+    for path in (*release.iterdir(), *gpu_release.iterdir()):
         content = path.read_bytes()
         # A host may be called like something that an image contains.
         found = {word for word in told if len(word) > 6 and word != "localhost" and word.encode() in content}
