@@ -30,7 +30,7 @@ RELEASE_VARIABLE = "GOLDSMITH_TEST_RELEASE"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what boots a machine; the channel's own tests need none."""
     for item in items:
-        if Path(__file__).parent in item.path.parents and {"live", "foreign"} & {
+        if Path(__file__).parent in item.path.parents and {"live", "foreign", "standin", "gpu_release"} & {
             *getattr(item, "fixturenames", ())
         }:
             item.add_marker(pytest.mark.integration)
@@ -41,25 +41,45 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A release of recipes/base, or the folder that the environment names."""
     if given := os.environ.get(RELEASE_VARIABLE):
         return Path(given)
-    out = tmp_path_factory.mktemp("live") / "base"
-    done = subprocess.run(
-        [Path(sys.executable).with_name("goldsmith"), "build", "base", "--out", out],
-        cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
-    if done.returncode != 0:
-        pytest.fail(f"`goldsmith build base` ended with {done.returncode}:\n{done.stderr}", pytrace=False)
-    return out
+    return build("base", tmp_path_factory.mktemp("live") / "base")
+
+
+@pytest.fixture(scope="session")
+def gpu_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release of recipes/gpu-cc."""
+    return build("gpu-cc", tmp_path_factory.mktemp("live") / "gpu-cc")
 
 
 @pytest.fixture(scope="session")
 def tools(release: Path) -> Tools:
-    return unpack_toolbox(read_lock(release / "lock.json", recipe="base"), Store.default())
+    return tools_of(release, "base")
 
 
 @pytest.fixture(scope="session")
 def launch(release: Path) -> Launch:
     """The release's first disk boot."""
-    manifest, lock = manifests.load(release), read_lock(release / "lock.json", recipe="base")
+    return disk_launch(release, "base")
+
+
+def build(recipe: str, out: Path) -> Path:
+    """Build a release of a recipe; return its folder."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("goldsmith"), "build", recipe, "--out", out],
+        cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    if done.returncode != 0:
+        pytest.fail(f"`goldsmith build {recipe}` ended with {done.returncode}:\n{done.stderr}", pytrace=False)
+    return out
+
+
+def tools_of(release: Path, recipe: str) -> Tools:
+    """Return the toolbox that a release was built with."""
+    return unpack_toolbox(read_lock(release / "lock.json", recipe=recipe), Store.default())
+
+
+def disk_launch(release: Path, recipe: str) -> Launch:
+    """Return a release's first disk boot."""
+    manifest, lock = manifests.load(release), read_lock(release / "lock.json", recipe=recipe)
     builds = firmware(manifest.firmware, lock, Store.default())
     return next(item for item in launches(manifest.platforms, builds) if item.boot is BootPath.DISK)
 

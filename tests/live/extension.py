@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import standin as standin_module
+
 from builder.boot.addons import Sign, build_addon
 from builder.image.cpio import compress_initrd, write_cpio
 from builder.tools import Tools
@@ -25,15 +27,24 @@ _FILES = {
 }
 #: udev reads /etc first, and an empty file of the same name masks the rule (udev(7)).
 _MASK = "/etc/udev/rules.d/61-goldsmith-command-line.rules"
+_STANDIN_UNIT = "goldsmith-standin.service"
 
 
-def extension(tools: Tools, folder: Path, *, masked: bool = True, sign: Sign | None = None) -> Path:
+def extension(
+    tools: Tools,
+    folder: Path,
+    *,
+    masked: bool = True,
+    standin: bytes | None = None,
+    sign: Sign | None = None,
+) -> Path:
     """Write the add-on below ``folder``.
 
     Args:
         tools: the toolbox.
         folder: private to the caller.
         masked: lay the mask over the rule that would stop the machine.
+        standin: a kernel module that the initrd loads, before the root's first module (`standin`).
         sign: signs it for a machine that verifies.
     """
     tree = Tree()
@@ -41,12 +52,21 @@ def extension(tools: Tools, folder: Path, *, masked: bool = True, sign: Sign | N
         _put(tree, path, (GUEST / source).read_bytes())
     if masked:
         _put(tree, _MASK, b"")
+    if standin is not None:
+        _put(tree, f"/usr/lib/goldsmith-live/{standin_module.NAME}.ko", standin)
+        unit = f"/usr/lib/systemd/system/{_STANDIN_UNIT}"
+        _put(tree, unit, (GUEST / _STANDIN_UNIT).read_bytes())
+        _put(tree, f"/usr/lib/systemd/system/sysinit.target.wants/{_STANDIN_UNIT}", f"../{_STANDIN_UNIT}")
     archive = compress_initrd(write_cpio(tree, source_date_epoch=tools.source_date_epoch))
     return build_addon(tools, folder, name="live", initrd=archive, sign=sign)
 
 
-def _put(tree: Tree, path: str, content: bytes) -> None:
+def _put(tree: Tree, path: str, content: bytes | str) -> None:
+    """Add a file, or a link to what text names, with the folders above it."""
     for parent in reversed(Path(path).parents):
         if str(parent) != "/" and str(parent) not in tree:
             tree.add(str(parent), Node(kind=Kind.DIRECTORY, mode=0o755, origin=_ORIGIN))
-    tree.add(path, Node(kind=Kind.FILE, mode=0o644, origin=_ORIGIN, content=content))
+    if isinstance(content, str):
+        tree.add(path, Node(kind=Kind.SYMLINK, mode=0o777, origin=_ORIGIN, target=content))
+    else:
+        tree.add(path, Node(kind=Kind.FILE, mode=0o644, origin=_ORIGIN, content=content))

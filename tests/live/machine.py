@@ -6,7 +6,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from channel import Channel, connect
@@ -15,13 +15,15 @@ from guest import agent
 
 from builder.boot.addons import extended_disk
 from builder.boot.client import request_evidence
-from builder.boot.qemu import Wiring
+from builder.boot.qemu import FREE_SLOT, Wiring
 from builder.boot.session import RunningMachine, running_machine
 from builder.launches import Launch
 from builder.tools import Tools
 
 #: Seconds from power-on until the agent must have greeted.
 BOOT_LIMIT = 240.0
+#: QEMU's device for teaching (docs/specs/edu.rst), which the stand-in dresses up.
+EDU = f"edu,addr=0x{FREE_SLOT:02x}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,7 @@ def live_machine(
     *,
     companions: Sequence[Path] = (),
     smbios_string: str | None = None,
+    standin: bytes | None = None,
     console_log: Path | None = None,
 ) -> Iterator[LiveMachine]:
     """Boot a copy of ``disk`` with the extension on it; the machine is off when the block is left.
@@ -63,9 +66,12 @@ def live_machine(
         folder: private and empty, with a path that is short enough for sockets.
         companions: what else lies beside the UKI.
         smbios_string: SMBIOS type 11 string of the host.
+        standin: a kernel module for the initrd, with the device that it looks for on the machine.
         console_log: where the console's bytes go.
     """
-    copy = extended_disk(tools, disk, folder / "live.raw", [extension(tools, folder), *companions])
+    copy = extended_disk(
+        tools, disk, folder / "live.raw", [extension(tools, folder, standin=standin), *companions]
+    )
     wiring = Wiring(
         tpm=folder,
         variables=folder,
@@ -74,8 +80,9 @@ def live_machine(
         channel=folder / "live.sock",
         smbios_string=smbios_string,
     )
+    machine = launch.machine if standin is None else replace(launch.machine, devices=(EDU,))
     with running_machine(
-        tools, launch.firmware, launch.machine, launch.boot, wiring, folder, console_log=console_log
+        tools, launch.firmware, machine, launch.boot, wiring, folder, console_log=console_log
     ) as running:
         deadline = running.started + BOOT_LIMIT
         with contextlib.closing(connect_when_there(folder / "live.sock", running)) as connection:

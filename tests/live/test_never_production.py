@@ -19,7 +19,7 @@ MOVED = {4, 9, 12}
 PINNED = {*range(10), 11, 12, 13, 14, 15}
 
 
-def judge(machine: LiveMachine, release: Path) -> Verdict:
+def judge(machine: LiveMachine, release: Path, *, image: str = "base") -> Verdict:
     """Hold a machine's evidence against a release's own golden document."""
     return verify(
         (release / "golden.dsse.json").read_bytes(),
@@ -31,7 +31,7 @@ def judge(machine: LiveMachine, release: Path) -> Verdict:
             signers=(load_public_key((release / "release.pub").read_bytes()),),
             nonce=ExpectedNonce(value=machine.nonce),
             attestation_key=PinnedKey(key=load_attestation_key(machine.running.attestation_key)),
-            image="base",
+            image=image,
             shape=None,
         ),
     )
