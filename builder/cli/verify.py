@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from builder.cli import console
-from builder.cli.arguments import Parser, timestamp
+from builder.cli import console, verify_release
+from builder.cli.arguments import Parser
 from builder.cli.checks import print_checks, print_conclusion
-from builder.cli.files import parse_file, public_keys, read_prefix
+from builder.cli.files import parse_file, read_prefix
 from builder.errors import BuilderError, UsageError
 from measurements import attestation_key
-from measurements.envelope import MAX_ENVELOPE_BYTES
 from measurements.errors import FormatError, MeasurementError
 from measurements.events import HashAlgorithm, Stability
 from measurements.evidence.document import MAX_EVIDENCE_BYTES
@@ -32,13 +32,26 @@ from measurements.verify import RegisterVerdict, Verdict, to_json, verify
 
 _LARGEST_PEM = attestation_key.MAX_ROOTS * attestation_key.MAX_PEM_BYTES
 
+#: Evidence of other kinds -> the module that judges it.
+_OTHER_EVIDENCE = {"--snp-report": "verify_snp", "--tdx-quote": "verify_tdx"}
+
 
 def main(arguments: list[str]) -> int:
     """Verify evidence against a golden document; returns the exit code, 0 or 1."""
+    named = {item.partition("=")[0] for item in arguments}
+    kinds = [kind for kind in ("--evidence", *_OTHER_EVIDENCE) if kind in named]
+    if len(kinds) > 1:
+        raise UsageError(
+            f"{' and '.join(kinds)} exclude each other: verify them one by one",
+            hint="goldsmith verify --help",
+        )
+    if kinds and kinds[0] in _OTHER_EVIDENCE:
+        judge = importlib.import_module(f"builder.cli.{_OTHER_EVIDENCE[kinds[0]]}")
+        code: int = judge.main(arguments)
+        return code
     given = _parser().parse_args(arguments)
     policy = _policy(given)
-    # One byte over the limit is enough for the check that refuses it.
-    envelope = read_prefix(given.golden, MAX_ENVELOPE_BYTES + 1)
+    envelope = verify_release.read_envelope(given)
     evidence = read_prefix(given.evidence, MAX_EVIDENCE_BYTES + 1)
     verdict = verify(envelope, evidence, policy)
     for warning in verdict.warnings:
@@ -50,16 +63,16 @@ def main(arguments: list[str]) -> int:
     return 0 if verdict.passed else 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = Parser(
         "verify",
         "Decide whether evidence comes from a machine that runs the image of a golden document. "
-        "Exits with 0 when every check holds, with 1 when one does not.",
+        "Exits with 0 when every check holds, with 1 when one does not. Instead of --evidence: --snp-report FILE, "
+        "or --tdx-quote FILE, the hardware's own report of a confidential virtual machine; each with --help explains "
+        "its options.",
     )
     add = parser.add_argument
-    add("--golden", metavar="FILE", type=Path, required=True, help="signed golden document, golden.dsse.json")
-    add("--key", metavar="PEM", type=Path, required=True, action="append",
-        help="public key that may have signed it; may be repeated")  # fmt: skip
+    verify_release.add_document_options(parser)
     add("--evidence", metavar="FILE", type=Path, required=True, help="what the machine sent")
     add("--nonce", metavar="HEX", type=_nonce, help="the nonce that the machine was asked with")
     trust = parser.add_mutually_exclusive_group()
@@ -67,28 +80,19 @@ def _parser() -> argparse.ArgumentParser:
     trust.add_argument(
         "--ak-ca", metavar="PEM", type=Path, help="roots that certify attestation keys and nothing else"
     )
-    add("--threshold", metavar="N", type=_count(1), default=1, help="keys that must have signed (default: 1)")
-    add("--minimum-svn", metavar="N", type=_count(0), default=0, help="lowest SVN still trusted (default: 0)")
-    add("--image", metavar="NAME", help="the image's name; otherwise any image that the keys sign")
-    add("--shape", metavar="NAME", help="the launch shape; otherwise the one that fits")
     add("--secure-boot", action="store_true", help="accept launches with Secure Boot on alone")
     add("--unpin", metavar="KIND", type=Stability, action="append", default=[], choices=sorted(ALL_PINNED),
         help=f"leave out registers of a kind ({', '.join(sorted(ALL_PINNED))}); may be repeated")  # fmt: skip
-    add("--at", metavar="TIME", type=timestamp, help="verify as of this time (RFC 3339); otherwise now")
-    add("--json", action="store_true", help="print a JSON object")
     return parser
 
 
 def _policy(given: argparse.Namespace) -> Policy:
-    keys = public_keys(given.key)
-    if len({key.key_id for key in keys}) < given.threshold:
-        raise UsageError(f"--threshold {given.threshold} needs as many distinct keys; --key gives fewer")
     pin = ALL_PINNED - set(given.unpin)
     if not pin:
         raise UsageError("--unpin leaves no register to compare")
     now = given.at or datetime.now(UTC)
     return Policy(
-        signers=tuple(keys),
+        signers=verify_release.signers(given),
         threshold=given.threshold,
         nonce=_nonce_policy(given),
         attestation_key=_key_policy(given, now),
@@ -134,15 +138,6 @@ def _nonce(text: str) -> ExpectedNonce:
         raise argparse.ArgumentTypeError(f"{text!r} is not hexadecimal") from None
     except MeasurementError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _count(minimum: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not (text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) >= minimum):
-            raise argparse.ArgumentTypeError(f"{text!r} is no number from {minimum}")
-        return int(text)
-
-    return parse
 
 
 def _print(verdict: Verdict) -> None:

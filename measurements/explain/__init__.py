@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from measurements.explain.describe import describe
-from measurements.explain.differences import Explanation, Kind, explain
-from measurements.explain.observed import Observation, ObservedEvent, observe
+from measurements.explain.differences import Explanation, Kind, RegisterKind, explain
+from measurements.explain.observed import Observation, ObservedEvent, observe, observe_ccel
 
-__all__ = ["Explanation", "Kind", "Observation", "ObservedEvent", "describe", "explain", "observe"]
+__all__ = [
+    "Explanation",
+    "Kind",
+    "Observation",
+    "ObservedEvent",
+    "RegisterKind",
+    "describe",
+    "explain",
+    "observe",
+    "observe_ccel",
+]

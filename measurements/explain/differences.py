@@ -20,6 +20,21 @@ MAX_ALIGNED = 512
 MAX_EXPLANATIONS = 32
 
 
+class RegisterKind(StrEnum):
+    """What a register is: a PCR of a TPM, or an RTMR of a trust domain."""
+
+    PCR = "PCR"
+    RTMR = "RTMR"
+
+    def name_of(self, index: int) -> str:
+        """Return a register's name: ``PCR 11``, ``RTMR1``."""
+        return f"PCR {index}" if self is RegisterKind.PCR else f"RTMR{index}"
+
+    def pcrs(self, index: int) -> frozenset[int]:
+        """Return the PCRs whose events the register holds (edk2 TdTcg2Dxe, TdxMeasurementMapPcrToMrIndex)."""
+        return frozenset({index}) if self is RegisterKind.PCR else _RTMR_PCRS.get(index, frozenset())
+
+
 class Kind(StrEnum):
     """How an event departs from the prediction."""
 
@@ -34,7 +49,8 @@ class Explanation:
     """One event that is not as predicted.
 
     Attributes:
-        register: PCR index.
+        register: PCR or RTMR index.
+        of: which of the two.
         bank: the bank in which it shows.
         kind: differs, missing, extra, or the register stands at another boot phase.
         position: place in the register's course of events, from 0.
@@ -52,13 +68,17 @@ class Explanation:
     predicted: str | None
     measured: str | None
     text: str
+    of: RegisterKind = RegisterKind.PCR
 
     def __str__(self) -> str:
-        return f"PCR {self.register}: {self.text}"
+        return f"{self.of.name_of(self.register)}: {self.text}"
 
 
 def explain(
-    prediction: RegisterPrediction, observed: Sequence[ObservedEvent], bank: HashAlgorithm
+    prediction: RegisterPrediction,
+    observed: Sequence[ObservedEvent],
+    bank: HashAlgorithm,
+    of: RegisterKind = RegisterKind.PCR,
 ) -> tuple[Explanation, ...]:
     """Compare a register's logged events with the acceptable course that is nearest to them.
 
@@ -68,6 +88,7 @@ def explain(
         prediction: of that register, with an event digest for ``bank`` everywhere.
         observed: the log's events of that register, in order.
         bank: the bank to compare in; an event without a digest for it never matches.
+        of: whether it is a PCR or an RTMR.
 
     Returns:
         What differs, first event first; empty exactly when one alternative has these events in this order.
@@ -77,7 +98,7 @@ def explain(
                for course in prediction.alternatives]  # fmt: skip
     if any(digests == measured for _, digests in courses):
         return ()
-    phase = _phase(prediction, measured, bank)
+    phase = _phase(prediction, measured, bank, of)
     if phase is not None:
         return (phase,)
     if not courses:
@@ -93,7 +114,7 @@ def explain(
             at, other = start + offset, other_start + offset
             expected = events[at] if at < stop else None
             actual = observed[other] if other < other_stop else None
-            found.append(_explanation(prediction.index, bank, min(at, stop), expected, actual))
+            found.append(_explanation(prediction.index, of, bank, min(at, stop), expected, actual))
             if len(found) == MAX_EXPLANATIONS:
                 return tuple(found)
     return tuple(found)
@@ -125,12 +146,13 @@ def _align(predicted: list[str], measured: list[str | None]) -> list[tuple[str, 
 
 
 def _phase(
-    prediction: RegisterPrediction, measured: list[str | None], bank: HashAlgorithm
+    prediction: RegisterPrediction, measured: list[str | None], bank: HashAlgorithm, of: RegisterKind
 ) -> Explanation | None:
     for course in prediction.phases:
         if [event.digest(bank).hex() for event in _extends(course)] == measured:
             return Explanation(
                 register=prediction.index,
+                of=of,
                 bank=bank,
                 kind=Kind.PHASE,
                 position=len(measured),
@@ -143,14 +165,19 @@ def _phase(
 
 
 def _explanation(
-    register: int, bank: HashAlgorithm, position: int, expected: Event | None, actual: ObservedEvent | None
+    register: int,
+    of: RegisterKind,
+    bank: HashAlgorithm,
+    position: int,
+    expected: Event | None,
+    actual: ObservedEvent | None,
 ) -> Explanation:
     predicted = None if expected is None else expected.digest(bank).hex()
     measured = None if actual is None else _digest(actual, bank)
     if expected is not None and actual is not None:
         kind, cause = Kind.DIFFERS, expected.cause
         text = (
-            f"{cause} differs{_hint(register, cause)}: event {expected.description!r} is predicted as "
+            f"{cause} differs{_hint(register, of, cause)}: event {expected.description!r} is predicted as "
             f"{bank} {predicted}, "
             f"the machine measured {measured or 'nothing in this bank'} ({actual.text})"
             f"{_detail(expected, actual)}"
@@ -158,18 +185,19 @@ def _explanation(
     elif expected is not None:
         kind, cause = Kind.MISSING, expected.cause
         text = (
-            f"{cause} was not measured{_hint(register, cause)}: event {expected.description!r} ({bank} {predicted}) is "
-            "missing from the machine's log"
+            f"{cause} was not measured{_hint(register, of, cause)}: event {expected.description!r} "
+            f"({bank} {predicted}) is missing from the machine's log"
         )
     else:
         assert actual is not None
-        kind, cause = Kind.EXTRA, _source_of(actual)
+        kind, cause = Kind.EXTRA, _source_of(actual, register, of)
         text = (
             f"{cause}: the machine measured {bank} {measured or 'nothing in this bank'} ({actual.text}), "
             "which the prediction does not have"
         )
     return Explanation(
         register=register,
+        of=of,
         bank=bank,
         kind=kind,
         position=position,
@@ -187,10 +215,14 @@ _HINTS = {
 }
 
 
-def _hint(register: int, cause: str) -> str:
+_RTMR_HINTS = {0: _HINTS[1]}
+_RTMR_PCRS = {0: frozenset({1, 7}), 1: frozenset(range(2, 7)), 2: frozenset(range(8, 16))}
+
+
+def _hint(register: int, of: RegisterKind, cause: str) -> str:
     if ".cmdline" in cause:
         return " (the command line carries the root hash: another root file system is another command line)"
-    return _HINTS.get(register, "")
+    return (_HINTS if of is RegisterKind.PCR else _RTMR_HINTS).get(register, "")
 
 
 def _detail(expected: Event, actual: ObservedEvent) -> str:
@@ -223,12 +255,14 @@ def _partitions(expected: bytes, actual: bytes) -> str:
     return "; " + "; ".join(said or ["only other header fields or a checksum differ"])
 
 
-def _source_of(event: ObservedEvent) -> str:
+def _source_of(event: ObservedEvent, register: int, of: RegisterKind) -> str:
     """Name what brings an event that no prediction has: TCG PFP 1.06, 3.3.4; systemd-stub(7)."""
-    for register, matches, source in _SOURCES:
-        if event.register == register and matches(event):
+    pcrs = of.pcrs(register)
+    for pcr, matches, source in _SOURCES:
+        if pcr in pcrs and matches(event):
             return source
-    return _REGISTERS.get(event.register, f"an event that PCR {event.register} should not have")
+    names = _REGISTERS if of is RegisterKind.PCR else _RTMRS
+    return names.get(register, f"an event that {of.name_of(register)} should not have")
 
 
 def _contains(*words: str) -> Callable[[ObservedEvent], bool]:
@@ -276,4 +310,10 @@ _REGISTERS = {
     13: "a system extension injected from the ESP",
     14: "shim and its keys",
     15: "system identity",
+}
+_RTMRS = {
+    0: "VM shape, firmware configuration, or Secure Boot keys",
+    1: "boot loader code, or disk GPT",
+    2: "uki section, kernel command line or initrd",
+    3: "an application",
 }

@@ -17,7 +17,7 @@ class ObservedEvent:
     """One extend that a log states.
 
     Attributes:
-        register: PCR index.
+        register: PCR index; RTMR index in the observation of a trust domain.
         type: TCG event type as it stands in the log; ``None`` for userspace's.
         digests: per bank.
         data: the event field; empty for userspace's.
@@ -99,6 +99,34 @@ def observe(log: EventLog, userspace: Iterable[UserspaceRecord] = ()) -> Observa
         for record in userspace
     )
     return Observation(events=tuple(events), banks=log.algorithms, startup_locality=log.startup_locality or 0)
+
+
+def observe_ccel(log: EventLog) -> Observation:
+    """Return what a trust domain's event log (CCEL) states, by RTMR: 0 to 3.
+
+    Raises:
+        FormatError: ``log`` is no CCEL, or claims to extend MRTD, which nothing can.
+    """
+    if log.kind is not LogKind.CCEL:
+        raise FormatError(f"the event log is {log.kind}; expected a CCEL, the log of a trust domain")
+    events = []
+    for record in log.records:
+        if not record.extends:
+            continue
+        if record.register == 0:
+            raise FormatError(
+                f"event log record at offset {record.offset} extends MRTD, which nothing can extend"
+            )
+        events.append(
+            ObservedEvent(
+                register=record.register - 1,
+                type=record.type,
+                digests=record.digests,
+                data=record.data,
+                text=describe(record.type, record.data),
+            )
+        )
+    return Observation(events=tuple(events), banks=log.algorithms)
 
 
 def _userspace_text(record: UserspaceRecord) -> str:

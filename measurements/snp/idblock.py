@@ -6,6 +6,7 @@ firmware refuses a launch of another digest or policy, and reports name the keys
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from dataclasses import dataclass, field
 from typing import Final
@@ -196,3 +197,14 @@ def key_digests(id_key: PublicKey, author_key: PublicKey | None = None) -> tuple
     """Return ID_KEY_DIGEST and AUTHOR_KEY_DIGEST, 48 bytes each; zeros for an author key that is not there."""
     author = bytes(DIGEST_SIZE) if author_key is None else keys.key_digest(keys.encode_public_key(author_key))
     return keys.key_digest(keys.encode_public_key(id_key)), author
+
+
+def release_ids(name: str, version: str) -> tuple[bytes, bytes]:
+    """Return the family id and image id of a release of an image, 16 bytes each.
+
+    SHA-256, cut to 16 bytes, of ``goldsmith family`` NUL name, and of ``goldsmith image`` NUL name NUL version. With
+    them a report tells which release its owner launched, and a verifier derives them from the golden document.
+    """
+    family = b"goldsmith family\0" + name.encode()
+    image = b"goldsmith image\0" + name.encode() + b"\0" + version.encode()
+    return hashlib.sha256(family).digest()[:ID_SIZE], hashlib.sha256(image).digest()[:ID_SIZE]

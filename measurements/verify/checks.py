@@ -18,7 +18,14 @@ from measurements.formats import eventlog
 from measurements.moments import format_time
 from measurements.prediction import Prediction
 from measurements.replay import Severity, replay
-from measurements.verify.state import STRONG_BANKS, TELLING, CheckedQuote, NothingToCheckError, State
+from measurements.verify.state import (
+    STRONG_BANKS,
+    TELLING,
+    CheckedQuote,
+    DocumentState,
+    NothingToCheckError,
+    State,
+)
 from measurements.verify.verdict import Status
 
 Outcome = tuple[Status, str]
@@ -28,13 +35,13 @@ def _ok(detail: str) -> Outcome:
     return Status.OK, detail
 
 
-def signatures(state: State) -> Outcome:
+def signatures(state: DocumentState) -> Outcome:
     """1: enough trusted keys signed the envelope."""
     state.payload = envelope.verify_envelope(state.envelope, state.policy.signers, state.policy.threshold)
     return _ok(f"signed by {', '.join(state.payload.key_ids)}")
 
 
-def document(state: State) -> Outcome:
+def document(state: DocumentState) -> Outcome:
     """2: the signed bytes are a golden document."""
     state.document = envelope.parse_statement(state.need(state.payload, "signed bytes"))
     image = state.document.image
@@ -43,7 +50,7 @@ def document(state: State) -> Outcome:
     )
 
 
-def validity(state: State) -> Outcome:
+def validity(state: DocumentState) -> Outcome:
     """3: the document is about the wanted image, valid now, and not below the SVN floor."""
     found = state.need(state.document, "the document")
     wanted = state.policy.image

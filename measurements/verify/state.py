@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from datetime import datetime
+from typing import Protocol, TypeVar
 
 from measurements.envelope import VerifiedPayload
 from measurements.errors import MeasurementError
@@ -12,6 +13,7 @@ from measurements.events import Digest, HashAlgorithm, RegisterPrediction
 from measurements.evidence import AttestationPublicKey, Evidence, Quote, QuoteSignature
 from measurements.explain import Explanation, Observation, explain
 from measurements.golden import GoldenDocument
+from measurements.keys import PublicKey
 from measurements.policy import Policy
 from measurements.prediction import Prediction
 
@@ -26,6 +28,35 @@ TELLING = (11, 12, 13, 9, 7, 5, 4, 0, 1, 2, 3, 6, 8, 14, 15)
 
 class NothingToCheckError(MeasurementError):
     """An earlier check did not establish what this one needs."""
+
+
+class DocumentDemands(Protocol):
+    """What a policy demands of a golden document, whatever the evidence is."""
+
+    @property
+    def signers(self) -> tuple[PublicKey, ...]: ...  # noqa: D102
+    @property
+    def threshold(self) -> int: ...  # noqa: D102
+    @property
+    def now(self) -> datetime | None: ...  # noqa: D102
+    @property
+    def minimum_svn(self) -> int: ...  # noqa: D102
+    @property
+    def image(self) -> str | None: ...  # noqa: D102
+
+
+class DocumentState(Protocol):
+    """What the checks of the golden document look at and set."""
+
+    payload: VerifiedPayload | None
+    document: GoldenDocument | None
+
+    @property
+    def envelope(self) -> bytes: ...  # noqa: D102
+    @property
+    def policy(self) -> DocumentDemands: ...  # noqa: D102
+
+    def need(self, value: _T | None, what: str) -> _T: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

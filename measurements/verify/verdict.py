@@ -98,7 +98,7 @@ def to_json(verdict: Verdict) -> dict[str, Any]:
     registers: dict[str, dict[str, Any]] = {}
     for item in verdict.registers:
         registers.setdefault(item.bank.value, {})[str(item.index)] = {
-            "predicted": _predicted(item.predicted),
+            "predicted": predicted_to_json(item.predicted),
             "observed": item.observed,
             "equal": item.equal,
             "pinned": item.pinned,
@@ -116,7 +116,8 @@ def to_json(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _predicted(values: tuple[str, ...]) -> str | list[str] | None:
+def predicted_to_json(values: tuple[str, ...]) -> str | list[str] | None:
+    """Return acceptable values as JSON: one text, a list of several, or null."""
     if not values:
         return None
     return values[0] if len(values) == 1 else list(values)
