@@ -19,7 +19,7 @@ from builder.tools import Tools
 from builder.tree import Kind
 
 #: Part of every cache key; raise it when this step would write other bytes from the same inputs.
-COMPILED_KIND = "modules-1"
+COMPILED_KIND = "modules-2"
 MAX_SOURCE = 2 << 30
 _SYMVERS = "Module.symvers"
 #: No fuzz: a patch either means this very source, or fails.
@@ -40,7 +40,6 @@ def cache_key(recipe: Mapping[str, object], *, release: str, inputs: Sequence[st
         "release": release,
         "inputs": list(inputs),
         "compiler": tools.digest,
-        "epoch": tools.source_date_epoch,
     }
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 

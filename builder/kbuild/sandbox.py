@@ -20,6 +20,9 @@ _TEMPORARY = "/tmp"  # noqa: S108  the sandbox's own
 _MERGED = ("bin", "lib", "lib64", "sbin")
 _NO_NAMESPACE = ("No permissions to create", "Creating new namespace failed", "setting up uid map")
 _HOUR = 3600.0
+#: The one date that a compiler may write, and not the lock's: a lock made anew for another package's sake then compiles
+#: nothing anew, since compiler and source are what they were.
+_EPOCH = "0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +82,7 @@ class Sandbox:
             "HOME": "/nonexistent",
             "LC_ALL": "C",
             "TZ": "UTC",
-            "SOURCE_DATE_EPOCH": str(self.tools.source_date_epoch),
+            "SOURCE_DATE_EPOCH": _EPOCH,
             **(environment or {}),
         }
         for name, value in variables.items():
@@ -91,6 +94,7 @@ class Sandbox:
             if any(text in str(error) for text in _NO_NAMESPACE):
                 raise ToolError(
                     f"this host gives no user namespaces to this user, and kernel modules are compiled in one\n{error}",
-                    hint="sysctl kernel.unprivileged_userns_clone=1 and user.max_user_namespaces, or run as root",
+                    hint="allow them (sysctl kernel.unprivileged_userns_clone=1 and user.max_user_namespaces=1000; a "
+                    "container's seccomp profile), or build an image that compiles nothing: make image RECIPE=base",
                 ) from error
             raise

@@ -5,7 +5,10 @@ from __future__ import annotations
 import gzip
 import lzma
 import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +18,7 @@ from builder.kbuild.compile import check_modules, compile_modules, unpack_source
 from builder.kbuild.sandbox import Sandbox
 from builder.rootfs.kernel import kernel_image, vermagic
 
+ROOT = Path(__file__).parents[3]
 SOURCE = b"""
 #include <linux/module.h>
 static int __init sample_init(void) { WARN_ON(!THIS_MODULE); pr_info("%s\\n", __FILE__); return 0; }
@@ -112,6 +116,27 @@ def test_commands_see_a_closed_environment(compiler, tmp_path, monkeypatch):
     assert {line.partition("=")[0] for line in said.split()} <= {
         "PATH", "HOME", "LC_ALL", "TZ", "SOURCE_DATE_EPOCH", "PWD",
     }  # fmt: skip
+
+
+def test_a_host_without_namespaces_is_told_what_can_be_done(compiler, tmp_path):
+    """In a user namespace of its own a process may forbid further ones (namespaces(7), max_user_namespaces)."""
+    code = f"""
+from pathlib import Path
+from builder.errors import ToolError
+from builder.kbuild.sandbox import Sandbox
+from builder.tools import Tools
+Path("/proc/sys/user/max_user_namespaces").write_text("0")
+try:
+    Sandbox(tools=Tools(root=Path({str(compiler.root)!r})), work=Path({str(tmp_path)!r})).run(["true"])
+except ToolError as error:
+    print(error, error.hint, sep="\\n")
+"""
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", sys.executable, "-c", code],
+        cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert "gives no user namespaces" in done.stdout, done.stderr
+    assert "max_user_namespaces" in done.stdout and "make image RECIPE=base" in done.stdout
 
 
 def test_a_patch_means_this_very_source(build):
