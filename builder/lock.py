@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -58,7 +59,7 @@ def resolve(
     reporter: Reporter = SILENT,
     keyring: Path = KEYRING,
     requirements: str | None = None,
-    newest_firmware: bool = False,
+    lenient: bool = False,
 ) -> Lock:
     """Resolve every set of a recipe against the signed indexes of the mirror.
 
@@ -69,7 +70,8 @@ def resolve(
         reporter: hears of phases and of what was kept.
         keyring: trusted signing keys.
         requirements: text of requirements.txt; found above the recipe if absent.
-        newest_firmware: take the newest firmware where the exact version is gone (scratch locks only).
+        lenient: take the newest version of firmware and of modules' sources where the exact one is gone, and do
+            without a dropped package that nothing pulls in any more (scratch locks only).
 
     Raises:
         LockError: a package is missing, a dropped package is not in the closure, no network, no trust.
@@ -102,11 +104,11 @@ def resolve(
                     else []
                 ),
             ):
-                sets[name] = _layer(main, name, packages, drop)
+                sets[name] = _layer(main, name, packages, drop, reporter, lenient=lenient)
             sets["kernel"] = _kernel(main, recipe.kernel_package)
             for module_source in recipe.module_sources:
                 name = f"modules/{module_source.name}"
-                sets[name] = _pinned(main, name, module_source, previous, reporter, newest=newest_firmware)
+                sets[name] = _pinned(main, name, module_source, previous, reporter, newest=lenient)
         resolvers = {suite: main}
         for source in recipe.firmware:
             if source.suite not in resolvers:
@@ -120,9 +122,7 @@ def resolve(
                     )
                     indexes += resolvers[source.suite].update()
             name = f"firmware/{source.name}"
-            sets[name] = _pinned(
-                resolvers[source.suite], name, source, previous, reporter, newest=newest_firmware
-            )
+            sets[name] = _pinned(resolvers[source.suite], name, source, previous, reporter, newest=lenient)
     return _assemble(recipe, sets, indexes, epoch, python_pins=python)
 
 
@@ -159,7 +159,7 @@ def resolve_scratch(
         previous=replace(previous, sets=kept),
         reporter=reporter,
         keyring=keyring,
-        newest_firmware=True,
+        lenient=True,
     )
     return parse_lock(dump_lock(replace(fresh, scratch=True)))
 
@@ -170,17 +170,28 @@ def _subfolder(folder: str, name: str) -> Path:
     return path
 
 
-def _layer(apt: Apt, name: str, packages: Iterable[str], drop: Mapping[str, str]) -> dict[str, Archive]:
+def _layer(
+    apt: Apt,
+    name: str,
+    packages: Iterable[str],
+    drop: Iterable[str],
+    reporter: Reporter,
+    *,
+    lenient: bool,
+) -> dict[str, Archive]:
     """Return the closure of packages less what the recipe drops."""
     closure = apt.closure(list(packages))
-    unknown = sorted(set(drop) - set(closure))
-    if unknown:
-        raise LockError(
-            f"{name}.drop names {', '.join(unknown)}, which nothing pulls in",
-            hint=f"take {'them' if len(unknown) > 1 else 'it'} out of {name}.drop",
-        )
+    dropped = {pattern: fnmatch.filter(closure, pattern) for pattern in drop}
+    if unknown := sorted(pattern for pattern, found in dropped.items() if not found):
+        told = f"{name}.drop names {', '.join(unknown)}, which nothing pulls in"
+        if not lenient:
+            raise LockError(told, hint=f"take {'them' if len(unknown) > 1 else 'it'} out of {name}.drop")
+        reporter.note(told)
+    absent = set().union(*dropped.values())
     return {
-        package: apt.archive(package, version) for package, version in closure.items() if package not in drop
+        package: apt.archive(package, version)
+        for package, version in closure.items()
+        if package not in absent
     }
 
 

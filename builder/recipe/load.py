@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -265,9 +266,9 @@ def _check_firmware(whole: RecipeDocument, merged: Merged, problems: list[str]) 
 
 def _check_layer(name: str, layer: Layer, merged: Merged, problems: list[str]) -> None:
     problems.extend(
-        f"{merged.at((name, 'drop', package))}: {package} is also in {name}.packages"
-        for package in layer.drop
-        if package in layer.packages
+        f"{merged.at((name, 'drop', pattern))}: {pattern} drops {package}, which is in {name}.packages"
+        for pattern in layer.drop
+        for package in fnmatch.filter(layer.packages, pattern)
     )
     problems.extend(
         f"{merged.at((name, 'units', 'mask', unit))}: {unit} is also in {name}.units.enable"

@@ -14,6 +14,7 @@ VariableName = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_]*$", m
 #: What every JSON reader holds exactly (RFC 8785, section 3.2.2.3).
 SafeInteger = Annotated[int, Field(ge=-(2**53) + 1, le=2**53 - 1)]
 PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$", max_length=128)]
+PackagePattern = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.*-]+$", max_length=128)]
 DebianVersion = Annotated[str, StringConstraints(pattern=r"^[0-9][A-Za-z0-9.+~:-]*$", max_length=128)]
 AbsolutePath = Annotated[str, StringConstraints(pattern=r"^/[^\x00\n]*$", max_length=1024)]
 Glob = Annotated[str, StringConstraints(pattern=r"^/[^\x00\n]*$", max_length=1024)]
@@ -125,9 +126,9 @@ class Layer(Model):
     """One file tree: the root file system or the initrd."""
 
     packages: tuple[PackageName, ...] = ()
-    drop: dict[PackageName, Reason] = Field(
+    drop: dict[PackagePattern, Reason] = Field(
         default_factory=dict,
-        description="packages of the dependency closure that are left out, each with a reason",
+        description="packages of the dependency closure that are left out, each with a reason; * is any part of a name",
     )
     exclude: tuple[Exclude, ...] = ()
     files: tuple[File, ...] = ()
@@ -166,9 +167,9 @@ class Toolbox(Model):
     """Packages whose programs write bytes or boot machines."""
 
     packages: tuple[PackageName, ...] = ()
-    drop: dict[PackageName, Reason] = Field(
+    drop: dict[PackagePattern, Reason] = Field(
         default_factory=dict,
-        description="packages of the dependency closure that are not unpacked, each with a reason",
+        description="packages of the dependency closure that are not unpacked, each with a reason; * as in a layer",
     )
 
 

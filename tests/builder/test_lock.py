@@ -264,6 +264,35 @@ def test_what_cannot_be_resolved_is_named(archive, tmp_path, old, new, message):
 
 
 @needs_apt
+def test_a_name_with_a_version_is_dropped_by_pattern(archive, tmp_path):
+    """A metapackage's dependency is called by the kernel's release, and the next kernel's is called otherwise."""
+    text = RECIPE.replace("[tool]}", "[linux-image-cloud-amd64], drop: {'linux-image-6.*': not needed here}}")
+    lock = lock_of(archive, recipe_of(tmp_path, text))
+    assert {item.partition("=")[0] for item in lock.sets["toolbox"]} == {
+        "libc6", "linux-image-cloud-amd64", "tool",
+    }  # fmt: skip
+    assert lock.sets["kernel"] == ("linux-image-6.12.9-cloud-amd64=6.12.9-1",)
+    with pytest.raises(LockError, match=r"toolbox\.drop names linux-image-7\.\*, which nothing pulls in"):
+        lock_of(archive, recipe_of(tmp_path, text.replace("linux-image-6.", "linux-image-7.")))
+
+
+@needs_apt
+def test_scratch_does_without_a_drop_that_nothing_pulls_in(archive, tmp_path, restore):
+    (tmp_path / "requirements.txt").write_text(PIN)
+    recipe = recipe_of(tmp_path)
+    before = lock_of(archive, recipe)
+    archive.write("debian", "trixie", [*TRIXIE[1:], package("app", "1.1-1", depends="libapp")])
+    with pytest.raises(LockError, match="drop names perl"):
+        lock_of(archive, recipe)
+    notes = Notes()
+    scratch = resolve_scratch(
+        recipe, archive.mirrors, previous=before, gone=["app=1.0-1"], keyring=archive.keyring, reporter=notes
+    )
+    assert scratch.sets["root"] == ("app=1.1-1", "libapp=1:2.0+b1", "libc6=1.0-1+deb13u1")
+    assert any("drop names perl" in note for note in notes.notes)
+
+
+@needs_apt
 def test_firmware_that_left_the_index_is_kept_from_the_lock_so_far(archive, recipe, restore):
     before = lock_of(archive, recipe)
     archive.write("debian", "forky", [package("ovmf-generic", "2026.11-1", architecture="all")])
