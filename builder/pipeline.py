@@ -51,6 +51,7 @@ from builder.toolbox import firmware, open_members, single_file_firmware, unpack
 from builder.tools import Tools
 from builder.tree import Tree
 from measurements.golden import GoldenDocument, to_pretty
+from measurements.image_layer import predict_image
 from measurements.keys import SigningKey
 
 _INITRD_KIND = "initrd-zstd-1"
@@ -184,9 +185,16 @@ def build(
             ]
             snp = tuple(sev_snp_references(recipe.sev_snp, single, uki=image))
             tdx = tuple(tdx_references(recipe.tdx, single, uki=image, disk=table))
+            layer = predict_image(image, disk=table)
         with reporter.phase("sign"):
             document = golden_document(
-                recipe, lock, outputs=outputs, predictions=predictions, sev_snp=snp, tdx=tdx
+                recipe,
+                lock,
+                outputs=outputs,
+                predictions=predictions,
+                sev_snp=snp,
+                tdx=tdx,
+                image_layer=layer,
             )
             check_committed(document, recipe.golden_path, scratch=lock.scratch, accept=accept)
             (folder / "golden.json").write_bytes(to_pretty(document))

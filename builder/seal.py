@@ -45,6 +45,7 @@ from measurements import golden
 from measurements.events import Stability
 from measurements.formats import gpt, uki
 from measurements.golden import GoldenDocument, SevSnpReference, TdxReference
+from measurements.image_layer import ImageLayer, predict_image
 from measurements.keys import SigningKey
 from measurements.platforms.firmware import FirmwareProfile
 from measurements.prediction import Prediction
@@ -157,7 +158,8 @@ def seal(
             ]
         with reporter.phase("publish"):
             names = [golden.Output(name=each.name, size=each.size, sha256=each.sha256) for each in outputs]
-            document = _document(document, [*usual, *sealed], names, sev_snp=snp, tdx=tdx)
+            layer = predict_image(image, disk=table, variables=enrolled[0].variables.read_bytes())
+            document = _document(document, [*usual, *sealed], names, sev_snp=snp, tdx=tdx, image_layer=layer)
             (target / GOLDEN).write_bytes(golden.to_pretty(document))
             sign_release(document, keys, target)
             outputs.append(output_of(target / GOLDEN))
@@ -278,6 +280,7 @@ def _document(
     *,
     sev_snp: Iterable[SevSnpReference],
     tdx: Iterable[TdxReference],
+    image_layer: ImageLayer | None,
 ) -> GoldenDocument:
     return golden.document_from(
         image=document.image,
@@ -289,6 +292,7 @@ def _document(
         predictions=predictions,
         sev_snp=sev_snp,
         tdx=tdx,
+        image_layer=image_layer,
     )
 
 
@@ -300,7 +304,14 @@ def _check_unchanged(
     Raises:
         ImageError: it did, or another version of goldsmith computed them; with what moved.
     """
-    again = _document(document, usual, document.outputs, sev_snp=document.sev_snp, tdx=tdx)
+    again = _document(
+        document,
+        usual,
+        document.outputs,
+        sev_snp=document.sev_snp,
+        tdx=tdx,
+        image_layer=document.image_layer,
+    )
     if differences := golden.compare(document, again):
         raise ImageError(
             "the signed image gives other values without Secure Boot than the release has:\n"

@@ -42,9 +42,12 @@ def main(arguments: list[str]) -> int:
     old, new = _document(given.old, keys), _document(given.new, keys)
     differences = golden.compare(old, new)
     if given.json:
-        console.emit_json(_object(differences))
+        layers = old.image_layer is not None and new.image_layer is not None
+        console.emit_json(_object(differences, layers=layers))
     else:
         _print(differences, shapes=len(new.predictions) + len(new.sev_snp) + len(new.tdx))
+        if differences:
+            console.out(_layer(old, new, differences))
     return 1 if given.exit_code and differences else 0
 
 
@@ -66,9 +69,19 @@ def _document(path: Path, keys: list[PublicKey]) -> GoldenDocument:
         raise BuilderError(f"{path}: {error}", hint="expected what goldsmith build writes") from error
 
 
-def _object(differences: tuple[Difference, ...]) -> dict[str, object]:
+def _layer(old: GoldenDocument, new: GoldenDocument, differences: tuple[Difference, ...]) -> str:
+    if old.image_layer is None or new.image_layer is None:
+        return "image layer: one document has none"
+    if moved := golden.image_moves(differences):
+        return f"image layer: differs in {', '.join(moved)}"
+    return "image layer: equal; whatever moved, the platform moved it"
+
+
+def _object(differences: tuple[Difference, ...], *, layers: bool) -> dict[str, object]:
+    image = golden.image_moves(differences)
     return {
         "equal": not differences,
+        "image_layer": {"equal": not image if layers else None, "moved": list(image)},
         "moved": [
             {
                 "cause": move.cause,

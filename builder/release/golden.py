@@ -15,6 +15,7 @@ from measurements import golden
 from measurements.envelope import sign_document
 from measurements.errors import MeasurementError
 from measurements.golden import GoldenDocument
+from measurements.image_layer import ImageLayer
 from measurements.keys import KeyAlgorithm, SigningKey, generate
 from measurements.prediction import Prediction
 
@@ -32,6 +33,7 @@ def golden_document(
     predictions: Iterable[Prediction],
     sev_snp: Iterable[golden.SevSnpReference] = (),
     tdx: Iterable[golden.TdxReference] = (),
+    image_layer: ImageLayer,
 ) -> GoldenDocument:
     """Assemble the document; it depends on recipe, lock and our own version, and on no clock."""
     return golden.document_from(
@@ -44,6 +46,7 @@ def golden_document(
         predictions=predictions,
         sev_snp=sev_snp,
         tdx=tdx,
+        image_layer=image_layer,
     )
 
 

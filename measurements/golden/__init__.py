@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import resources
 
 from measurements.golden.assemble import document_from
-from measurements.golden.compare import Difference, Move, compare, moves
+from measurements.golden.compare import Difference, Move, compare, image_moves, moves
 from measurements.golden.model import (
     FORMAT,
     FORMAT_VERSION,
@@ -41,6 +41,7 @@ __all__ = [
     "Validity",
     "compare",
     "document_from",
+    "image_moves",
     "json_schema",
     "moves",
     "parse",

@@ -20,6 +20,7 @@ from measurements.golden.read import parse
 from measurements.golden.sev_snp import SevSnpReference
 from measurements.golden.tdx import TdxReference
 from measurements.golden.write import to_canonical
+from measurements.image_layer import ImageLayer
 from measurements.prediction import Prediction
 
 
@@ -34,6 +35,7 @@ def document_from(
     predictions: Iterable[Prediction],
     sev_snp: Iterable[SevSnpReference] = (),
     tdx: Iterable[TdxReference] = (),
+    image_layer: ImageLayer | None = None,
 ) -> GoldenDocument:
     """Assemble a document: sort the outputs, group the shapes by platform, drop event data over the limit.
 
@@ -57,6 +59,7 @@ def document_from(
         predictions=tuple(_without_large_data(prediction) for prediction in shapes),
         sev_snp=tuple(sev_snp),
         tdx=tuple(_without_large_data_tdx(reference) for reference in tdx),
+        image_layer=None if image_layer is None else _without_large_data_layer(image_layer),
     )
     if parse(to_canonical(document)) != document:
         raise FormatError(
@@ -71,6 +74,20 @@ def _without_large_data(prediction: Prediction) -> Prediction:
 
 def _without_large_data_tdx(reference: TdxReference) -> TdxReference:
     return replace(reference, registers=tuple(map(_register, reference.registers)))
+
+
+def _without_large_data_layer(layer: ImageLayer) -> ImageLayer:
+    return replace(
+        layer,
+        events={
+            slot: event
+            if event.data is None or len(event.data) <= MAX_EVENT_DATA
+            else replace(event, data=None)
+            for slot, event in layer.events.items()
+        },
+        registers=tuple(map(_register, layer.registers)),
+        rtmrs=tuple(map(_register, layer.rtmrs)),
+    )
 
 
 def _register(register: RegisterPrediction) -> RegisterPrediction:

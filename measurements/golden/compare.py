@@ -10,12 +10,22 @@ from measurements.events import Digest, Event, HashAlgorithm, RegisterPrediction
 from measurements.golden.model import GoldenDocument
 from measurements.golden.sev_snp import SevSnpReference, Step
 from measurements.golden.tdx import TdxReference
+from measurements.image_layer import ImageEvent, ImageLayer, Slot
 from measurements.moments import format_time
 from measurements.prediction import Prediction
 from measurements.tdx.mrtd import PageOrder
 
 #: After this many differing events in one register the rest adds nothing.
 MAX_EVENT_DIFFERENCES = 4
+_LAYER = "image layer: "
+
+
+_SLOT_CAUSES = {
+    Slot.APPLICATION: "uki",
+    Slot.KERNEL: "uki .linux",
+    Slot.PARTITION_TABLE: "disk partition table",
+    Slot.AUTHORITY: "uki signature",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +82,29 @@ def moves(differences: Iterable[Difference]) -> tuple[Move, ...]:
 
 
 def compare(old: GoldenDocument, new: GoldenDocument) -> tuple[Difference, ...]:
-    """List what differs: inputs, then outputs, then each launch shape's registers with the guilty events.
+    """List what differs: inputs, outputs, each launch shape's registers with the guilty events, the image layer.
 
     Returns an empty tuple exactly when the documents are equal.
     """
-    return (*_fields(old, new), *_outputs(old, new), *_shapes(old, new), *_confidential(old, new))
+    return (
+        *_fields(old, new),
+        *_outputs(old, new),
+        *_shapes(old, new),
+        *_confidential(old, new),
+        *_layers(old.image_layer, new.image_layer),
+    )
+
+
+def image_moves(differences: Iterable[Difference]) -> tuple[str, ...]:
+    """Return the parts of the image layer that differ ("application", "PCR 11"), in order of appearance.
+
+    None of them moved where the platform alone did: by its firmware, shape or settings.
+    """
+    return tuple(
+        dict.fromkeys(
+            each.where.removeprefix(_LAYER) for each in differences if each.where.startswith(_LAYER)
+        )
+    )
 
 
 def _fields(old: GoldenDocument, new: GoldenDocument) -> Iterator[Difference]:
@@ -288,6 +316,29 @@ def _tdx(name: str, old: TdxReference, new: TdxReference) -> Iterator[Difference
                 yield replace(difference, register=register)
 
 
+def _layers(old: ImageLayer | None, new: ImageLayer | None) -> Iterator[Difference]:
+    if old is None or new is None:
+        if old is not new:
+            yield Difference(where="document", what="image layer", cause=None, old=None if old is None else "present",
+                             new=None if new is None else "present")  # fmt: skip
+        return
+    for slot in Slot:
+        first, second = old.events.get(slot), new.events.get(slot)
+        if first != second:
+            yield Difference(where=f"{_LAYER}{slot}", what="event", cause=_SLOT_CAUSES[slot], old=_digest(first),
+                             new=_digest(second))  # fmt: skip
+    for what in ("kernel", "initrd", "cmdline"):
+        before, after = getattr(old.kernel_hashes, what), getattr(new.kernel_hashes, what)
+        if before != after:
+            yield Difference(
+                where=f"{_LAYER}kernel hashes", what=what, cause="uki", old=before.hex(), new=after.hex()
+            )
+    for name, registers, others in (("PCR ", old.registers, new.registers), ("RTMR", old.rtmrs, new.rtmrs)):
+        for left, right in zip(registers, others, strict=True):
+            if left != right:
+                yield from _register(f"{_LAYER}{name}{left.index}", left, right)
+
+
 def _hex(digest: Digest | None) -> str | None:
     return None if digest is None else digest.hex()
 
@@ -341,8 +392,8 @@ def _event(where: str, old: Event | None, new: Event | None) -> Difference:
     return Difference(where=where, what=what, cause=known.cause, old=_digest(old), new=_digest(new))
 
 
-def _digest(event: Event | None) -> str | None:
+def _digest(event: Event | ImageEvent | None) -> str | None:
     if event is None:
         return None
     bank = HashAlgorithm.SHA256 if HashAlgorithm.SHA256 in event.digests else next(iter(event.digests))
-    return f"{bank} {event.digest(bank).hex()}"
+    return f"{bank} {event.digests[bank].hex()}"

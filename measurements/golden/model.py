@@ -16,6 +16,7 @@ from measurements.prediction import Prediction
 if TYPE_CHECKING:  # they are read and written with the limits of this module
     from measurements.golden.sev_snp import SevSnpReference
     from measurements.golden.tdx import TdxReference
+    from measurements.image_layer import ImageLayer
 
 #: First name of the document; another major version is another format.
 FORMAT = "goldsmith-golden"
@@ -131,6 +132,7 @@ class GoldenDocument:
         predictions: what a TPM holds, one per launch shape, grouped by platform, in the order of the recipe.
         sev_snp: what SEV-SNP launches measure, in the order of the recipe.
         tdx: what trust domains measure, in the order of the recipe.
+        image_layer: what the image decides on every platform; ``None`` in documents of goldsmith before it had one.
     """
 
     image: ImageIdentity
@@ -142,6 +144,7 @@ class GoldenDocument:
     predictions: tuple[Prediction, ...]
     sev_snp: tuple[SevSnpReference, ...] = ()
     tdx: tuple[TdxReference, ...] = ()
+    image_layer: ImageLayer | None = None
 
     def __post_init__(self) -> None:
         _check(self)
@@ -215,7 +218,9 @@ def _check(document: GoldenDocument) -> None:
             raise LimitError(f"{what}: {count} launches; at most {MAX_CONFIDENTIAL}")
     if len({*shapes, *confidential}) != len(shapes) + len(confidential):
         raise FormatError(f"launch shapes: two share one name among {sorted([*shapes, *confidential])}")
-    banks_of(document.predictions)
+    banks = banks_of(document.predictions)
+    if document.image_layer is not None and document.image_layer.banks != banks:
+        raise FormatError(f"image layer: banks {document.image_layer.banks}; expected {banks}")
     for prediction in document.predictions:
         _check_prediction(prediction)
 

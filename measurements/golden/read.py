@@ -9,7 +9,7 @@ from measurements.events import (
     HashAlgorithm,
     RegisterPrediction,
 )
-from measurements.golden import model, sev_snp, tdx
+from measurements.golden import image_layer, model, sev_snp, tdx
 from measurements.golden.identity import read_firmware
 from measurements.golden.model import Calculator, GoldenDocument, ImageIdentity, Inputs, Output, Validity
 from measurements.golden.registers import choice, read_ids, read_table
@@ -63,7 +63,7 @@ def _document(value: Any) -> GoldenDocument:
         raise FormatError(
             f"{_WHAT}: format_version {version}; this program reads {model.FORMAT_VERSION}: update goldsmith"
         )
-    banks = _banks(fields)
+    banks = read_banks(fields)
     registers = read_table(fields, banks, last_index=model.MAX_REGISTER_INDEX, min_items=1)
     document = GoldenDocument(
         image=_image(fields.fields("image")),
@@ -78,6 +78,9 @@ def _document(value: Any) -> GoldenDocument:
         predictions=_predictions(fields, registers),
         sev_snp=sev_snp.read_all(fields),
         tdx=tdx.read_all(fields),
+        image_layer=image_layer.read(fields.fields(image_layer.MEMBER), banks)
+        if fields.has(image_layer.MEMBER)
+        else None,
     )
     fields.end()
     return document
@@ -131,7 +134,8 @@ def _calculator(fields: Fields) -> Calculator:
     return calculator
 
 
-def _banks(fields: Fields) -> tuple[HashAlgorithm, ...]:
+def read_banks(fields: Fields) -> tuple[HashAlgorithm, ...]:
+    """Read the member ``banks``; raises FormatError, LimitError."""
     names = fields.array("banks", max_items=len(HashAlgorithm), min_items=1)
     return tuple(choice(HashAlgorithm, name, f"{_WHAT}: banks") for name in names)
 
@@ -150,6 +154,14 @@ def _predictions(fields: Fields, registers: dict[str, RegisterPrediction]) -> tu
 
 
 def _prediction(platform: str, fields: Fields, registers: dict[str, RegisterPrediction]) -> Prediction:
+    shape = read_shape(platform, fields)
+    chosen = read_ids(fields, registers, max_items=model.MAX_REGISTER_INDEX + 1)
+    fields.end()
+    return Prediction(shape=shape, registers=chosen)
+
+
+def read_shape(platform: str, fields: Fields) -> LaunchShape:
+    """Read what a shape says beside its registers; raises FormatError, LimitError."""
     shape = LaunchShape(
         platform=platform,
         firmware=read_firmware(fields),
@@ -162,6 +174,4 @@ def _prediction(platform: str, fields: Fields, registers: dict[str, RegisterPred
     name = fields.text("name", max_length=1024)
     if name != shape.name:
         raise FormatError(f"{fields.where}: name is {name[:120]!r}; its own fields make it {shape.name!r}")
-    chosen = read_ids(fields, registers, max_items=model.MAX_REGISTER_INDEX + 1)
-    fields.end()
-    return Prediction(shape=shape, registers=chosen)
+    return shape

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from measurements.errors import FormatError, LimitError
 from measurements.events import (
@@ -24,17 +24,27 @@ from measurements.events import (
 from measurements.golden import model
 from measurements.strictjson import Fields, decode_hex
 
-_WHAT = "golden document"
 _EVENT_TYPES = {event_type_name(item): item for item in EventType}
-_IDENTIFIER = re.compile(r"(?:0|[1-9][0-9]?)\.[1-9][0-9]{0,4}")
+IDENTIFIER = re.compile(r"(?:0|[1-9][0-9]?)\.[1-9][0-9]{0,4}")
 
-#: Index -> the distinct registers of that index, in the order of their first use.
-Table: TypeAlias = dict[int, list[RegisterPrediction]]
 
+class Indexed(Protocol):
+    """Anything that stands in a table: a register's values, or a profile's template of them."""
+
+    @property
+    def index(self) -> int:
+        """Index of the register."""
+
+
+_Indexed = TypeVar("_Indexed", bound=Indexed)
+_Event = TypeVar("_Event")
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
+#: Index -> the distinct registers of that index, in the order of their first use.
+Table: TypeAlias = dict[int, list[_Indexed]]
 
-def write_table(table: Table, banks: tuple[HashAlgorithm, ...]) -> list[dict[str, Any]]:
+
+def write_table(table: Table[RegisterPrediction], banks: tuple[HashAlgorithm, ...]) -> list[dict[str, Any]]:
     """Return the table's entries, by index and first use."""
     return [
         _write(f"{index}.{number}", register, banks)
@@ -43,7 +53,7 @@ def write_table(table: Table, banks: tuple[HashAlgorithm, ...]) -> list[dict[str
     ]
 
 
-def identifier(register: RegisterPrediction, table: Table) -> str:
+def identifier(register: _Indexed, table: Table[_Indexed]) -> str:
     """Return the id of a register, which joins the table if it is not there yet."""
     known = table.setdefault(register.index, [])
     if register not in known:
@@ -60,7 +70,7 @@ def _write(identifier: str, register: RegisterPrediction, banks: tuple[HashAlgor
         "reason": register.reason,
         "alternatives": [_write_sequence(sequence, events, banks) for sequence in register.alternatives],
         "phases": [_write_sequence(sequence, events, banks) for sequence in register.phases],
-        "events": [_write_event(event, banks) for event in events.values()],
+        "events": [write_event(event, banks) for event in events.values()],
     }
 
 
@@ -68,20 +78,22 @@ def _write_sequence(
     sequence: Sequence, events: dict[tuple[object, ...], Event], banks: tuple[HashAlgorithm, ...]
 ) -> dict[str, Any]:
     for event in sequence.events:
-        events.setdefault(_identity(event), event)
+        events.setdefault(identity(event), event)
     position = {identity: number for number, identity in enumerate(events)}
     return {
         "label": sequence.label,
         "values": {bank.value: sequence.value(bank).hex() for bank in banks},
-        "events": [position[_identity(event)] for event in sequence.events],
+        "events": [position[identity(event)] for event in sequence.events],
     }
 
 
-def _identity(event: Event) -> tuple[object, ...]:
+def identity(event: Event) -> tuple[object, ...]:
+    """Return what makes an event equal to another, as something hashable."""
     return (event.type, event.description, event.cause, event.data, tuple(sorted(event.digests.items())))
 
 
-def _write_event(event: Event, banks: tuple[HashAlgorithm, ...]) -> dict[str, Any]:
+def write_event(event: Event, banks: tuple[HashAlgorithm, ...]) -> dict[str, Any]:
+    """Return an event as JSON values."""
     return {
         "type": None if event.type is None else event_type_name(event.type),
         "description": event.description,
@@ -92,32 +104,37 @@ def _write_event(event: Event, banks: tuple[HashAlgorithm, ...]) -> dict[str, An
 
 
 def read_table(
-    fields: Fields, banks: tuple[HashAlgorithm, ...], *, last_index: int, min_items: int
+    fields: Fields,
+    banks: tuple[HashAlgorithm, ...],
+    *,
+    last_index: int,
+    min_items: int,
+    name: str = "registers",
 ) -> dict[str, RegisterPrediction]:
-    """Read and refold the ``registers`` of ``fields``: id -> register.
+    """Read and refold the table ``name`` of ``fields``: id -> register.
 
     Raises:
         FormatError, LimitError: as ``measurements.golden.parse``.
     """
     registers: dict[str, RegisterPrediction] = {}
     folds = 0
-    for item in fields.array("registers", max_items=model.MAX_REGISTERS, min_items=min_items):
-        entry = Fields(item, f"{_WHAT}: registers")
-        identifier = entry.text("id", max_length=8, pattern=_IDENTIFIER)
+    for item in fields.array(name, max_items=model.MAX_REGISTERS, min_items=min_items):
+        entry = Fields(item, f"{fields.where}: {name}")
+        identifier = entry.text("id", max_length=8, pattern=IDENTIFIER)
         if identifier in registers:
-            raise FormatError(f"{_WHAT}: registers: id {identifier} appears twice")
-        entry.where = f"{_WHAT}: register {identifier}"
+            raise FormatError(f"{fields.where}: {name}: id {identifier} appears twice")
+        entry.where = f"{fields.where}: register {identifier}"
         register = registers[identifier] = _read(entry, banks, last_index)
         folds += sum(len(sequence.events) for sequence in (*register.alternatives, *register.phases))
         if folds > model.MAX_FOLDS:
-            raise LimitError(f"{_WHAT}: more than {model.MAX_FOLDS} events to fold")
+            raise LimitError(f"{fields.where}: more than {model.MAX_FOLDS} events to fold")
     return registers
 
 
 def _read(fields: Fields, banks: tuple[HashAlgorithm, ...], last_index: int) -> RegisterPrediction:
     index = fields.integer("index", maximum=last_index)
     events = [
-        _event(Fields(item, f"{fields.where}: events[{position}]"), index, banks)
+        read_event(Fields(item, f"{fields.where}: events[{position}]"), index, banks)
         for position, item in enumerate(fields.array("events", max_items=model.MAX_EVENTS))
     ]
     register = RegisterPrediction(
@@ -138,14 +155,8 @@ def _sequences(
     for item in fields.array(name, max_items=model.MAX_SEQUENCES):
         entry = Fields(item, f"{fields.where}: {name}")
         label = entry.text("label", max_length=model.MAX_TEXT)
-        positions = entry.array("events", max_items=model.MAX_EVENTS)
-        for position in positions:
-            if isinstance(position, bool) or not isinstance(position, int) or not 0 <= position < len(events):
-                raise FormatError(
-                    f"{entry.where}: {label!r} names event {str(position)[:20]!r}, which is not there"
-                )
-        sequence = Sequence(label=label, events=tuple(events[position] for position in positions))
-        for bank, stated in _digests(entry, "values", banks).items():
+        sequence = Sequence(label=label, events=read_positions(entry, events))
+        for bank, stated in read_digests(entry, "values", banks).items():
             folded = sequence.value(bank)
             if folded != stated:
                 raise FormatError(
@@ -157,7 +168,17 @@ def _sequences(
     return tuple(result)
 
 
-def _digests(fields: Fields, name: str, banks: tuple[HashAlgorithm, ...]) -> dict[HashAlgorithm, Digest]:
+def read_positions(fields: Fields, events: list[_Event]) -> tuple[_Event, ...]:
+    """Return the events that a course names by position; raises FormatError, LimitError."""
+    positions = fields.array("events", max_items=model.MAX_EVENTS)
+    for position in positions:
+        if isinstance(position, bool) or not isinstance(position, int) or not 0 <= position < len(events):
+            raise FormatError(f"{fields.where}: event {str(position)[:20]!r} is not there")
+    return tuple(events[position] for position in positions)
+
+
+def read_digests(fields: Fields, name: str, banks: tuple[HashAlgorithm, ...]) -> dict[HashAlgorithm, Digest]:
+    """Read an object with one digest for each bank; raises FormatError."""
     entry = fields.fields(name)
     result = {
         bank: Digest(
@@ -169,14 +190,15 @@ def _digests(fields: Fields, name: str, banks: tuple[HashAlgorithm, ...]) -> dic
     return result
 
 
-def _event(fields: Fields, register: int, banks: tuple[HashAlgorithm, ...]) -> Event:
+def read_event(fields: Fields, register: int, banks: tuple[HashAlgorithm, ...]) -> Event:
+    """Read what ``write_event`` writes; raises FormatError, LimitError."""
     name = fields.optional_text("type", max_length=model.MAX_NAME)
     if name is not None and name not in _EVENT_TYPES:
         raise FormatError(f"{fields.where}: event type {name!r} is not in the TCG table")
     event = Event(
         register=register,
         type=None if name is None else _EVENT_TYPES[name],
-        digests=_digests(fields, "digests", banks),
+        digests=read_digests(fields, "digests", banks),
         description=fields.text("description", max_length=model.MAX_TEXT),
         cause=fields.text("cause", max_length=model.MAX_TEXT),
         data=None if fields.raw("data") is None else fields.hex("data", max_size=model.MAX_EVENT_DATA),
@@ -185,9 +207,7 @@ def _event(fields: Fields, register: int, banks: tuple[HashAlgorithm, ...]) -> E
     return event
 
 
-def read_ids(
-    fields: Fields, registers: Mapping[str, RegisterPrediction], *, max_items: int
-) -> tuple[RegisterPrediction, ...]:
+def read_ids(fields: Fields, registers: Mapping[str, _Indexed], *, max_items: int) -> tuple[_Indexed, ...]:
     """Return the registers that a launch shape names by id."""
     chosen = []
     for identifier in fields.array("registers", max_items=max_items, min_items=1):

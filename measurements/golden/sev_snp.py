@@ -7,7 +7,7 @@ them; everything else is written out, so that a reader folds the launch digest i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -185,6 +185,17 @@ def _joined(steps: Iterator[Step]) -> tuple[Step, ...]:
 
 def write(reference: SevSnpReference) -> dict[str, Any]:
     """Return a launch as JSON values."""
+    launch = write_launch(reference)
+    loaded = launch.pop("loaded")
+    return launch | {
+        "launch_digest": reference.launch_digest.hex(),
+        "loaded": loaded,
+        "steps": [write_step(step) for step in reference.steps],
+    }
+
+
+def write_launch(reference: SevSnpReference) -> dict[str, Any]:
+    """Return a launch as JSON values, without its steps and what they fold into."""
     return {
         "name": reference.name,
         "platform": reference.platform,
@@ -195,19 +206,19 @@ def write(reference: SevSnpReference) -> dict[str, Any]:
         "signature": reference.signature,
         "vcpus": reference.vcpus,
         "guest_features": f"{reference.features:016x}",
-        "launch_digest": reference.launch_digest.hex(),
         "loaded": {"pages": reference.loaded_pages, "value": reference.loaded.hex()},
-        "steps": [
-            {
-                "type": step.type.name.lower(),
-                "address": step.address,
-                "pages": step.pages,
-                "times": step.times,
-                "contents": None if step.contents is None else step.contents.hex(),
-                "cause": step.cause,
-            }
-            for step in reference.steps
-        ],
+    }
+
+
+def write_step(step: Step) -> dict[str, Any]:
+    """Return one step as JSON values."""
+    return {
+        "type": step.type.name.lower(),
+        "address": step.address,
+        "pages": step.pages,
+        "times": step.times,
+        "contents": None if step.contents is None else step.contents.hex(),
+        "cause": step.cause,
     }
 
 
@@ -222,21 +233,26 @@ def read_all(fields: Fields) -> tuple[SevSnpReference, ...]:
     folds = 0
     for position, item in enumerate(fields.array("sev_snp", max_items=model.MAX_CONFIDENTIAL)):
         entry = Fields(item, f"{_WHAT}[{position}]")
-        reference = _read(entry)
+        reference = replace(read_launch(entry), steps=_read_steps(entry))
         folds += reference.pages - reference.loaded_pages
         if folds > MAX_FOLDS:
             raise LimitError(f"{_WHAT}: more than {MAX_FOLDS} pages to fold")
-        for name, stated in (("name", reference.name), ("launch_digest", reference.launch_digest.hex())):
-            if entry.raw(name) != stated:
-                raise FormatError(
-                    f"{entry.where}: {name} is {str(entry.raw(name))[:120]!r}; its own fields make it {stated!r}"
-                )
+        stated, folded = entry.raw("launch_digest"), reference.launch_digest.hex()
+        if stated != folded:
+            raise FormatError(
+                f"{entry.where}: launch_digest is {str(stated)[:120]!r}; its steps make it {folded!r}"
+            )
         entry.end()
         references.append(reference)
     return tuple(references)
 
 
-def _read(fields: Fields) -> SevSnpReference:
+def read_launch(fields: Fields) -> SevSnpReference:
+    """Read what ``write_launch`` writes, into a launch without steps.
+
+    Raises:
+        FormatError, LimitError: as ``read_all``.
+    """
     loaded = fields.fields("loaded")
     cpu = fields.optional_text("cpu", max_length=model.MAX_NAME)
     if cpu is not None and model.NAME.fullmatch(cpu) is None:
@@ -255,18 +271,34 @@ def _read(fields: Fields) -> SevSnpReference:
         features=int.from_bytes(fields.hex("guest_features", size=8), "big"),
         loaded=loaded.hex("value", size=DIGEST_SIZE),
         loaded_pages=loaded.integer("pages", minimum=1, maximum=MAX_PAGES),
-        steps=tuple(
-            _read_step(Fields(item, f"{fields.where}: steps[{position}]"))
-            for position, item in enumerate(fields.array("steps", max_items=MAX_STEPS, min_items=1))
-        ),
+        steps=(),
     )
     loaded.end()
-    if sum(step.pages * step.times for step in reference.steps) > MAX_PAGES:
-        raise LimitError(f"{fields.where}: more than {MAX_PAGES} pages")
+    name = fields.raw("name")
+    if name != reference.name:
+        raise FormatError(
+            f"{fields.where}: name is {str(name)[:120]!r}; its own fields make it {reference.name!r}"
+        )
     return reference
 
 
-def _read_step(fields: Fields) -> Step:
+def _read_steps(fields: Fields) -> tuple[Step, ...]:
+    steps = tuple(
+        read_step(Fields(item, f"{fields.where}: steps[{position}]"))
+        for position, item in enumerate(fields.array("steps", max_items=MAX_STEPS, min_items=1))
+    )
+    check_pages(steps, fields.where)
+    return steps
+
+
+def check_pages(steps: Iterable[Step], where: str) -> None:
+    """Raise LimitError when a launch has more pages than a reader folds."""
+    if sum(step.pages * step.times for step in steps) > MAX_PAGES:
+        raise LimitError(f"{where}: more than {MAX_PAGES} pages")
+
+
+def read_step(fields: Fields) -> Step:
+    """Read what ``write_step`` writes; raises FormatError, LimitError."""
     kind = fields.text("type", max_length=16)
     known = {member.name.lower(): member for member in PageType}
     if kind not in known:

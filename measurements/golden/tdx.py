@@ -6,7 +6,7 @@ docs/golden-format.md, 7.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from measurements.errors import FormatError, PredictionError
@@ -103,12 +103,19 @@ def tdx_reference(
 
 def write_all(references: tuple[TdxReference, ...]) -> dict[str, Any]:
     """Return the member ``tdx`` as JSON values."""
-    table: Table = {}
+    table: Table[RegisterPrediction] = {}
     shapes = [_write(reference, table) for reference in references]
     return {"shapes": shapes, "registers": write_table(table, BANKS)}
 
 
-def _write(reference: TdxReference, table: Table) -> dict[str, Any]:
+def _write(reference: TdxReference, table: Table[RegisterPrediction]) -> dict[str, Any]:
+    return write_launch(reference) | {
+        "registers": [identifier(register, table) for register in reference.registers],
+    }
+
+
+def write_launch(reference: TdxReference) -> dict[str, Any]:
+    """Return a launch as JSON values, without its registers."""
     return {
         "name": reference.name,
         "platform": reference.platform,
@@ -120,7 +127,6 @@ def _write(reference: TdxReference, table: Table) -> dict[str, Any]:
         "vcpus": reference.vcpus,
         "mrtd": {order.value: reference.mrtd[order].hex() for order in PageOrder},
         "td_hob": None if reference.td_hob is None else reference.td_hob.hex(),
-        "registers": [identifier(register, table) for register in reference.registers],
     }
 
 
@@ -142,6 +148,20 @@ def read_all(fields: Fields) -> tuple[TdxReference, ...]:
 
 
 def _read(fields: Fields, registers: Mapping[str, RegisterPrediction]) -> TdxReference:
+    reference = replace(read_launch(fields), registers=read_ids(fields, registers, max_items=LAST_RTMR + 1))
+    fields.end()
+    indexes = [register.index for register in reference.registers]
+    if indexes != list(range(LAST_RTMR + 1)):
+        raise FormatError(f"{fields.where}: RTMRs {indexes}; expected 0 to {LAST_RTMR}, each once")
+    return reference
+
+
+def read_launch(fields: Fields) -> TdxReference:
+    """Read what ``write_launch`` writes, into a launch without registers.
+
+    Raises:
+        FormatError, LimitError: as ``read_all``.
+    """
     mrtd = fields.fields("mrtd")
     machine = fields.optional_text("machine", max_length=model.MAX_NAME)
     if machine is not None and model.NAME.fullmatch(machine) is None:
@@ -160,16 +180,12 @@ def _read(fields: Fields, registers: Mapping[str, RegisterPrediction]) -> TdxRef
             for order in PageOrder
         },
         td_hob=None if hob is None else Digest(HashAlgorithm.SHA384, hob),
-        registers=read_ids(fields, registers, max_items=LAST_RTMR + 1),
+        registers=(),
     )
     mrtd.end()
-    indexes = [register.index for register in reference.registers]
-    if indexes != list(range(LAST_RTMR + 1)):
-        raise FormatError(f"{fields.where}: RTMRs {indexes}; expected 0 to {LAST_RTMR}, each once")
     name = fields.text("name", max_length=1024)
     if name != reference.name:
         raise FormatError(
             f"{fields.where}: name is {name[:120]!r}; its own fields make it {reference.name!r}"
         )
-    fields.end()
     return reference

@@ -7,11 +7,12 @@ from typing import Any
 
 import rfc8785
 
-from measurements.golden import sev_snp, tdx
+from measurements.events import RegisterPrediction
+from measurements.golden import image_layer, sev_snp, tdx
 from measurements.golden.model import FORMAT, FORMAT_VERSION, GoldenDocument
 from measurements.golden.registers import Table, identifier, write_table
 from measurements.moments import format_time
-from measurements.prediction import Prediction, shape_to_json
+from measurements.prediction import LaunchShape, Prediction, shape_to_json
 
 
 def to_canonical(document: GoldenDocument) -> bytes:
@@ -21,7 +22,7 @@ def to_canonical(document: GoldenDocument) -> bytes:
 
 def to_pretty(document: GoldenDocument) -> bytes:
     """Return the same JSON value, indented, with a final newline: ``golden.json``, made for git diffs."""
-    return (_pretty(to_value(document), "") + "\n").encode()
+    return pretty(to_value(document))
 
 
 def to_value(document: GoldenDocument) -> dict[str, Any]:
@@ -31,8 +32,9 @@ def to_value(document: GoldenDocument) -> dict[str, Any]:
     by first use; a shape names them by id. Within a register an event is written once too, and its courses
     of events are lists of positions.
     """
+    layer = document.image_layer
     banks = document.banks
-    table: Table = {}
+    table: Table[RegisterPrediction] = {}
     platforms: dict[str, list[Any]] = {}
     for prediction in document.predictions:
         platforms.setdefault(prediction.shape.platform, []).append(_shape(prediction, table))
@@ -59,15 +61,25 @@ def to_value(document: GoldenDocument) -> dict[str, Any]:
         "registers": write_table(table, banks),
         "sev_snp": [sev_snp.write(reference) for reference in document.sev_snp],
         "tdx": tdx.write_all(document.tdx),
-    }
+    } | ({} if layer is None else {image_layer.MEMBER: image_layer.write(layer)})
 
 
-def _shape(prediction: Prediction, table: Table) -> dict[str, Any]:
-    shape = shape_to_json(prediction.shape)
-    del shape["platform"]  # the group that the shape stands in has it
-    return shape | {
+def _shape(prediction: Prediction, table: Table[RegisterPrediction]) -> dict[str, Any]:
+    return write_shape(prediction.shape) | {
         "registers": [identifier(register, table) for register in prediction.registers],
     }
+
+
+def write_shape(shape: LaunchShape) -> dict[str, Any]:
+    """Return a shape as it stands in the group of its platform, without registers."""
+    value = shape_to_json(shape)
+    del value["platform"]  # the group that the shape stands in has it
+    return value
+
+
+def pretty(value: Any) -> bytes:
+    """Return JSON values in the form that is made for git diffs, with a final newline."""
+    return (_pretty(value, "") + "\n").encode()
 
 
 def _pretty(value: Any, indent: str) -> str:

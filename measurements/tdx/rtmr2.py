@@ -11,6 +11,7 @@ from measurements.formats.uki import ImageKind
 from measurements.prediction import BootPath
 from measurements.tdx.boot import BANKS, TdxBoot, to_rtmr
 from measurements.tpm import pcr09, pcr11
+from measurements.tpm.boot import Boot
 from measurements.tpm.stub import require_generation
 
 _RTMR = 2
@@ -28,10 +29,7 @@ def events(boot: TdxBoot) -> Iterator[Event]:
     """
     inner = boot.boot
     if inner.image.kind is ImageKind.UKI:
-        # systemd >= 257, src/boot/measure.c: the stub measures into TPM and CC measurement register alike.
-        if require_generation(inner.image).measures_cc:
-            yield from to_rtmr(_RTMR, pcr11.section_events(inner))
-        yield from to_rtmr(_RTMR, pcr09.kernel_events(inner, since=MEASURING_KERNEL))
+        yield from uki_events(inner)
     elif boot.inputs.boot is BootPath.DISK:
         inner.require_known_loader()
         raise NotPredictableError(
@@ -39,6 +37,14 @@ def events(boot: TdxBoot) -> Iterator[Event]:
         )
     else:
         yield from to_rtmr(_RTMR, _kernel(boot))
+
+
+def uki_events(boot: Boot) -> Iterator[Event]:
+    """Yield the events of a UKI, which no machine decides; raises as ``events``."""
+    # systemd >= 257, src/boot/measure.c: the stub measures into TPM and CC measurement register alike.
+    if require_generation(boot.image).measures_cc:
+        yield from to_rtmr(_RTMR, pcr11.section_events(boot))
+    yield from to_rtmr(_RTMR, pcr09.kernel_events(boot, since=MEASURING_KERNEL))
 
 
 def _kernel(boot: TdxBoot) -> Iterator[Event]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from measurements.events import Event, EventType, RegisterPrediction, Stability
-from measurements.formats.efivar import IMAGE_SECURITY_DATABASE, Variable
+from measurements.formats.efivar import IMAGE_SECURITY_DATABASE, Signature, Variable
 from measurements.tpm.boot import CALIBRATE, Boot, not_pinned, pinned, separator
 
 _PCR = 7
@@ -37,7 +37,7 @@ def authority_events(boot: Boot) -> Iterator[Event]:
     """Yield one event for each db entry that allowed an image to start."""
     # edk2 SecurityPkg/Library/DxeImageVerificationLib/Measurement.c MeasureVariable: the one db entry that
     # verified the image, when it is loaded.
-    return (_authority(boot, entry.encode()) for entry in boot.secure_boot.authorities)
+    return (authority_event(boot, entry) for entry in boot.secure_boot.authorities)
 
 
 def _variable(boot: Boot, variable: Variable) -> Event:
@@ -52,8 +52,9 @@ def _variable(boot: Boot, variable: Variable) -> Event:
     )
 
 
-def _authority(boot: Boot, entry: bytes) -> Event:
-    content = Variable(guid=IMAGE_SECURITY_DATABASE, name="db", data=entry).encode()
+def authority_event(boot: Boot, entry: Signature) -> Event:
+    """Return the event of the db entry that allowed an image to start."""
+    content = Variable(guid=IMAGE_SECURITY_DATABASE, name="db", data=entry.encode()).encode()
     return boot.event(
         _PCR,
         EventType.EFI_VARIABLE_AUTHORITY,

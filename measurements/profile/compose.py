@@ -1,0 +1,134 @@
+"""Two layers into reference values, and launches into a profile: ``compose(layer, profile_of(…)) == …``."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from measurements.errors import PredictionError
+from measurements.events import HashAlgorithm, RegisterPrediction
+from measurements.golden.model import banks_of
+from measurements.golden.sev_snp import SevSnpReference, Step
+from measurements.golden.tdx import BANKS as TDX_BANKS
+from measurements.golden.tdx import TdxReference
+from measurements.image_layer import ImageLayer
+from measurements.prediction import Prediction
+from measurements.profile.model import (
+    PCRS,
+    RTMRS,
+    HashesPage,
+    PlatformProfile,
+    SevSnpTemplate,
+    TdxTemplate,
+    TpmTemplate,
+    page_of,
+)
+from measurements.profile.template import RegisterTemplate, cut
+from measurements.snp.hashes import TABLE_SIZE, KernelHashes
+from measurements.snp.pages import PAGE_SIZE, PageType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Composition:
+    """What an image measures in the launches of a profile; as in a golden document."""
+
+    predictions: tuple[Prediction, ...]
+    sev_snp: tuple[SevSnpReference, ...]
+    tdx: tuple[TdxReference, ...]
+
+
+def compose(layer: ImageLayer, profile: PlatformProfile) -> Composition:
+    """Fill the slots of a profile with the events of an image.
+
+    The image layer is believed as far as its signer is, the profile as far as its author is; nothing of either may
+    come from the guest.
+
+    Raises:
+        PredictionError: the profile lacks a PCR bank of the image layer, or the image an event that a slot needs.
+    """
+    banks = layer.banks
+    if profile.tpm and not set(banks) <= set(profile.banks):
+        raise PredictionError(
+            f"profile {profile.name!r} has the banks {', '.join(profile.banks)}; the image layer needs "
+            f"{', '.join(banks)}"
+        )
+    if profile.tdx and not set(TDX_BANKS) <= set(banks):
+        raise PredictionError(f"the image layer has the banks {', '.join(banks)}; trust domains need SHA-384")
+    try:
+        return Composition(
+            predictions=tuple(template.fill(layer, banks) for template in profile.tpm),
+            sev_snp=tuple(template.fill(layer) for template in profile.sev_snp),
+            tdx=tuple(template.fill(layer) for template in profile.tdx),
+        )
+    except PredictionError as error:
+        raise PredictionError(f"profile {profile.name!r}: {error}") from error
+
+
+def profile_of(
+    layer: ImageLayer,
+    *,
+    name: str,
+    predictions: Iterable[Prediction] = (),
+    sev_snp: Iterable[SevSnpReference] = (),
+    tdx: Iterable[TdxReference] = (),
+) -> PlatformProfile:
+    """Cut an image out of its launches; what remains holds for any image.
+
+    Raises:
+        FormatError: a launch does not bind the image of ``layer``, or lacks a register of the firmware's.
+    """
+    shapes = tuple(predictions)
+    templates = tuple(
+        TpmTemplate(shape=each.shape, registers=_cut(each.registers, layer, PCRS)) for each in shapes
+    )
+    return PlatformProfile(
+        name=name,
+        banks=_banks(shapes) or layer.banks,
+        tpm=templates,
+        sev_snp=tuple(_sev_snp_template(each, layer) for each in sev_snp),
+        tdx=tuple(
+            TdxTemplate(
+                launch=replace(each, registers=()),
+                registers=_cut(each.registers, layer, RTMRS),
+            )
+            for each in tdx
+        ),
+    )
+
+
+def _banks(predictions: tuple[Prediction, ...]) -> tuple[HashAlgorithm, ...]:
+    return banks_of(predictions) if predictions else ()
+
+
+def _cut(
+    registers: Iterable[RegisterPrediction], layer: ImageLayer, indexes: tuple[int, ...]
+) -> tuple[RegisterTemplate, ...]:
+    return tuple(cut(register, layer) for register in registers if register.index in indexes)
+
+
+def _sev_snp_template(reference: SevSnpReference, layer: ImageLayer) -> SevSnpTemplate:
+    for position, step in enumerate(reference.steps):
+        offset = _table_offset(step, layer)
+        if offset is not None:
+            page = HashesPage(position=position, address=step.address, offset=offset, cause=step.cause)
+            steps = (*reference.steps[:position], *reference.steps[position + 1 :])
+            return SevSnpTemplate(launch=replace(reference, steps=steps), hashes=page)
+    return SevSnpTemplate(launch=reference, hashes=None)
+
+
+def _table_offset(step: Step, layer: ImageLayer) -> int | None:
+    """Return where in this page the kernel hashes of the image lie; ``None`` for any other page."""
+    if step.type is not PageType.NORMAL:
+        return None
+    # The firmware's tables say it (measurements.snp.image), a launch's steps only show the page's digest.
+    return _offsets(layer.kernel_hashes).get(step.contents or b"")
+
+
+@functools.lru_cache(maxsize=2)
+def _offsets(hashes: KernelHashes) -> dict[bytes, int]:
+    return {
+        hashlib.sha384(page_of(hashes, offset)).digest(): offset
+        for offset in range(PAGE_SIZE - TABLE_SIZE + 1)
+    }
