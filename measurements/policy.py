@@ -14,6 +14,7 @@ from measurements.errors import FormatError, LimitError
 from measurements.events import Stability
 from measurements.evidence.document import MAX_NONCE_BYTES, MIN_NONCE_BYTES
 from measurements.keys import PublicKey
+from measurements.profile.model import PlatformProfile
 
 #: Every stability that a register can be pinned with.
 ALL_PINNED = frozenset(Stability) - {Stability.NOT_PINNED}
@@ -89,6 +90,8 @@ class Policy:
         shape: name of the launch shape; ``None`` chooses the one that fits.
         secure_boot: only launch shapes with Secure Boot on are acceptable. Otherwise a host may start a sealed
             release without, as that release's document allows.
+        profiles: launches that the verifier accepts beside the document's: its own word for what their firmware is,
+            composed with the document's image layer. Never take one from the guest.
         pin: which kinds of registers must be equal. A verifier who does not control the VM's shape leaves out
             ``Stability.VM_SHAPE``; the verdict lists what was left out.
     """
@@ -102,6 +105,7 @@ class Policy:
     image: str | None = None
     shape: str | None = None
     secure_boot: bool = False
+    profiles: tuple[PlatformProfile, ...] = ()
     pin: frozenset[Stability] = ALL_PINNED
 
     def __post_init__(self) -> None:

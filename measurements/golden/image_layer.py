@@ -1,6 +1,6 @@
 """The image layer in a golden document: what a verifier composes with a platform profile of its own.
 
-docs/golden-format.md, 8.
+docs/golden-format.md, "Image layer".
 """
 
 from __future__ import annotations

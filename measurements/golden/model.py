@@ -154,6 +154,15 @@ class GoldenDocument:
         """The banks that every event of the document carries, in the order of ``HashAlgorithm``."""
         return banks_of(self.predictions)
 
+    @property
+    def launch_names(self) -> tuple[str, ...]:
+        """Names of all launches, of every kind."""
+        return (
+            *(prediction.shape.name for prediction in self.predictions),
+            *(each.name for each in self.sev_snp),
+            *(each.name for each in self.tdx),
+        )
+
     def prediction(self, shape: str) -> Prediction:
         """Return the prediction for the launch shape of this name.
 
@@ -211,13 +220,12 @@ def _check(document: GoldenDocument) -> None:
     platforms = [prediction.shape.platform for prediction in document.predictions]
     if len(list(groupby(platforms))) != len(set(platforms)):
         raise FormatError(f"launch shapes: platforms {platforms}; expected those of one platform together")
-    shapes = [prediction.shape.name for prediction in document.predictions]
-    confidential = [*(each.name for each in document.sev_snp), *(each.name for each in document.tdx)]
     for what, count in (("sev_snp", len(document.sev_snp)), ("tdx", len(document.tdx))):
         if count > MAX_CONFIDENTIAL:
             raise LimitError(f"{what}: {count} launches; at most {MAX_CONFIDENTIAL}")
-    if len({*shapes, *confidential}) != len(shapes) + len(confidential):
-        raise FormatError(f"launch shapes: two share one name among {sorted([*shapes, *confidential])}")
+    launches = document.launch_names
+    if len(set(launches)) != len(launches):
+        raise FormatError(f"launch shapes: two share one name among {sorted(launches)}")
     banks = banks_of(document.predictions)
     if document.image_layer is not None and document.image_layer.banks != banks:
         raise FormatError(f"image layer: banks {document.image_layer.banks}; expected {banks}")

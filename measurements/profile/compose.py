@@ -7,9 +7,9 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from measurements.errors import PredictionError
+from measurements.errors import FormatError, PredictionError
 from measurements.events import HashAlgorithm, RegisterPrediction
-from measurements.golden.model import banks_of
+from measurements.golden.model import GoldenDocument, banks_of
 from measurements.golden.sev_snp import SevSnpReference, Step
 from measurements.golden.tdx import BANKS as TDX_BANKS
 from measurements.golden.tdx import TdxReference
@@ -64,6 +64,38 @@ def compose(layer: ImageLayer, profile: PlatformProfile) -> Composition:
         )
     except PredictionError as error:
         raise PredictionError(f"profile {profile.name!r}: {error}") from error
+
+
+def extended(document: GoldenDocument, profiles: Iterable[PlatformProfile]) -> GoldenDocument:
+    """Return the document with the launches of profiles beside its own: what a verifier who has them compares with.
+
+    Raises:
+        PredictionError: the document has no image layer, or as ``compose``.
+        FormatError: a profile has a launch whose name stands for another one.
+        LimitError: more launches than a document holds.
+    """
+    for profile in profiles:
+        if document.image_layer is None:
+            raise PredictionError(
+                f"profile {profile.name!r}: the document has no image layer to compose it with; it is of a goldsmith "
+                "that wrote none: build the release anew"
+            )
+        more = compose(document.image_layer, profile)
+        known = set(document.launch_names)
+        if taken := sorted(known & set(profile.names)):
+            raise FormatError(
+                f"profile {profile.name!r}: the name {taken[0]!r} stands for a launch of the document or of another "
+                "profile; firmware that changed needs a name of its own"
+            )
+        predictions = [*document.predictions, *more.predictions]
+        platforms = list(dict.fromkeys(each.shape.platform for each in predictions))
+        document = replace(
+            document,
+            predictions=tuple(sorted(predictions, key=lambda each: platforms.index(each.shape.platform))),
+            sev_snp=(*document.sev_snp, *more.sev_snp),
+            tdx=(*document.tdx, *more.tdx),
+        )
+    return document
 
 
 def profile_of(

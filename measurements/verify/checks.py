@@ -17,6 +17,7 @@ from measurements.explain import observe
 from measurements.formats import eventlog
 from measurements.moments import format_time
 from measurements.prediction import Prediction
+from measurements.profile.compose import extended
 from measurements.replay import Severity, replay
 from measurements.verify.state import (
     STRONG_BANKS,
@@ -42,11 +43,16 @@ def signatures(state: DocumentState) -> Outcome:
 
 
 def document(state: DocumentState) -> Outcome:
-    """2: the signed bytes are a golden document."""
-    state.document = envelope.parse_statement(state.need(state.payload, "signed bytes"))
-    image = state.document.image
+    """2: the signed bytes are a golden document; the policy's profiles compose with its image layer."""
+    parsed = envelope.parse_statement(state.need(state.payload, "signed bytes"))
+    state.document = extended(parsed, state.policy.profiles)
+    image = parsed.image
+    more = "".join(
+        f", and {len(profile.names)} of the verifier's profile {profile.name}"
+        for profile in state.policy.profiles
+    )
     return _ok(
-        f"{image.name} {image.version}, SVN {image.svn}, {len(state.document.predictions)} launch shapes"
+        f"{image.name} {image.version}, SVN {image.svn}, {len(parsed.predictions)} launch shapes{more}"
     )
 
 
@@ -222,7 +228,7 @@ def shape(state: State) -> Outcome:
         state.chosen = document.prediction(wanted)
         if state.policy.secure_boot and not state.chosen.shape.secure_boot:
             raise VerificationError(f"{wanted} is a launch without Secure Boot; the policy wants it on")
-        return _ok(f"{wanted}, named by the policy")
+        return _ok(f"{_sourced(state, state.chosen)}, named by the policy")
     candidates = [
         item for item in document.predictions if item.shape.secure_boot or not state.policy.secure_boot
     ]
@@ -243,7 +249,14 @@ def shape(state: State) -> Outcome:
     state.chosen = fitting[0]
     others = ", ".join(item.shape.name for item in fitting[1:])
     note = f" (its pinned registers are also those of {others})" if others else ""
-    return _ok(state.chosen.shape.name + note)
+    return _ok(_sourced(state, state.chosen) + note)
+
+
+def _sourced(state: State, chosen: Prediction) -> str:
+    """Return the shape's name, and the profile that vouches for its firmware where the document does not."""
+    name = chosen.shape.name
+    vouching = next((each.name for each in state.policy.profiles if name in each.names), None)
+    return name if vouching is None else f"{name}, by the verifier's profile {vouching}"
 
 
 def _closeness(state: State, prediction: Prediction) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from measurements.envelope import VerifiedPayload
 from measurements.errors import FormatError, MeasurementError
 from measurements.golden import GoldenDocument
 from measurements.keys import PublicKey
+from measurements.profile.model import PlatformProfile
 from measurements.verify.state import NothingToCheckError
 from measurements.verify.verdict import Check, Status, Verdict, predicted_to_json, to_json
 
@@ -39,6 +40,7 @@ class ReleasePolicy:
         minimum_svn: the lowest security version number that is still trusted.
         image: name of the image; ``None`` accepts every image that the signers sign.
         shape: name of the launch; ``None`` chooses the one that fits.
+        profiles: launches that the verifier accepts beside the document's, as in ``measurements.policy.Policy``.
     """
 
     signers: tuple[PublicKey, ...]
@@ -47,6 +49,7 @@ class ReleasePolicy:
     minimum_svn: int
     image: str | None = None
     shape: str | None = None
+    profiles: tuple[PlatformProfile, ...] = ()
 
     def __post_init__(self) -> None:
         if self.now.utcoffset() is None:

@@ -16,6 +16,7 @@ from measurements.golden import GoldenDocument
 from measurements.keys import PublicKey
 from measurements.policy import Policy
 from measurements.prediction import Prediction
+from measurements.profile.model import PlatformProfile
 
 _T = TypeVar("_T")
 
@@ -43,6 +44,8 @@ class DocumentDemands(Protocol):
     def minimum_svn(self) -> int: ...  # noqa: D102
     @property
     def image(self) -> str | None: ...  # noqa: D102
+    @property
+    def profiles(self) -> tuple[PlatformProfile, ...]: ...  # noqa: D102
 
 
 class DocumentState(Protocol):
