@@ -7,15 +7,9 @@ from pathlib import Path
 
 from builder.cli import console
 from builder.cli.arguments import Parser
-from builder.cli.files import is_envelope, public_keys, read_limited
-from builder.errors import BuilderError, UntrustedError, UsageError
+from builder.cli.files import golden_document, public_keys
 from measurements import golden
-from measurements.envelope import MAX_ENVELOPE_BYTES, parse_statement, unverified_document, verify_envelope
-from measurements.errors import MeasurementError, SignatureError
 from measurements.golden import Difference, GoldenDocument
-from measurements.keys import PublicKey
-
-_ENVELOPE = "golden.dsse.json"
 
 
 def main(arguments: list[str]) -> int:
@@ -39,7 +33,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print a JSON object")
     given = parser.parse_args(arguments)
     keys = public_keys(given.key)
-    old, new = _document(given.old, keys), _document(given.new, keys)
+    old, new = golden_document(given.old, keys), golden_document(given.new, keys)
     differences = golden.compare(old, new)
     if given.json:
         layers = old.image_layer is not None and new.image_layer is not None
@@ -49,24 +43,6 @@ def main(arguments: list[str]) -> int:
         if differences:
             console.out(_layer(old, new, differences))
     return 1 if given.exit_code and differences else 0
-
-
-def _document(path: Path, keys: list[PublicKey]) -> GoldenDocument:
-    path = path / _ENVELOPE if path.is_dir() else path
-
-    def parse(data: bytes) -> GoldenDocument:
-        if is_envelope(data):
-            return parse_statement(verify_envelope(data, keys)) if keys else unverified_document(data)
-        if keys:
-            raise UsageError(f"{path} is not signed, and --key asks for a signature", hint="its envelope")
-        return golden.parse(data)
-
-    try:
-        return parse(read_limited(path, MAX_ENVELOPE_BYTES))
-    except SignatureError as error:
-        raise UntrustedError(f"{path}: {error}", hint="--key names who must have signed") from error
-    except MeasurementError as error:
-        raise BuilderError(f"{path}: {error}", hint="expected what goldsmith build writes") from error
 
 
 def _layer(old: GoldenDocument, new: GoldenDocument, differences: tuple[Difference, ...]) -> str:

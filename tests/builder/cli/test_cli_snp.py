@@ -6,16 +6,22 @@ import base64
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import igvm_samples
 import pytest
 import snp_reports
+from attester import SIGNING_KEY, document, prediction, signed
+from confidential_samples import snp
 
 from builder.cli import run
+from measurements import golden
 from measurements.keys import KeyAlgorithm, generate
+from measurements.prediction import BootPath
 from measurements.snp import report
 from measurements.snp.idblock import IdAuthentication, IdBlock
+from measurements.snp.vmsa import Vmm
 
 DIGEST = "ab" * 48
 
@@ -101,6 +107,68 @@ def test_id_block(capfd, keys):
     assert found["qemu"] == (
         f"sev-snp-guest,policy=0x130137,id-block={found['id_block']},id-auth={found['id_auth']},author-key-enabled=on"
     )
+
+
+RELEASE = replace(
+    document(prediction()), sev_snp=(snp(), snp(vcpus=2), snp(cpu=None, vmm=Vmm.EC2), snp(uki=None, vcpus=1))
+)
+
+
+@pytest.fixture
+def release(keys):
+    Path("golden.dsse.json").write_bytes(signed(RELEASE))
+    Path("golden.json").write_bytes(golden.to_pretty(RELEASE))
+    Path("release.pub").write_bytes(SIGNING_KEY.public().pem())
+
+
+def test_id_blocks_of_a_release(capfd, release):
+    """One for each launch that QEMU starts; what the hardware then reports passes, and tells this release."""
+    given = ["--golden", "golden.dsse.json", "--signer", "release.pub", "--key", "id.pem"]
+    found = told(capfd, "snp", "id-block", *given)["launches"]
+    assert [item["shape"] for item in found] == [
+        item.name for item in RELEASE.sev_snp if item.vmm is Vmm.QEMU
+    ]
+    for item, launch in zip(found, (launch for launch in RELEASE.sev_snp if launch.cpu), strict=True):
+        block = IdBlock.parse(base64.b64decode(item["id_block"]))
+        IdAuthentication.parse(base64.b64decode(item["id_auth"])).verify(block)
+        assert block.launch_digest == launch.launch_digest.value and block.guest_svn == RELEASE.image.svn
+        assert (item["cpu"], item["vcpus"]) == (launch.cpu, launch.vcpus)
+        assert item["qemu"].endswith(",kernel-hashes=on") is (launch.boot is BootPath.DIRECT)
+    # SHA-256 of b"goldsmith family\0base" and b"goldsmith image\0base\x000.1.0" by sha256sum (coreutils).
+    assert block.family_id.hex() == "719c3be6150727cc9335c0ad53ede7ad"
+    assert block.image_id.hex() == "0172e080c6449526d2acb53d1b764a9c"
+
+
+def test_id_block_of_one_launch_for_people(capfd, release):
+    name = RELEASE.sev_snp[1].name
+    assert run(["snp", "id-block", "--golden", ".", "--shape", name, "--key", "id.pem"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0] == f"# {name}" and len(lines) == 2
+    assert lines[1].startswith("-cpu EPYC-Milan -smp 2 -object sev-snp-guest,policy=0x30000,id-block=")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "give a launch DIGEST or --golden FILE, and not both"),
+        ([DIGEST, "--golden", "golden.json"], 2, "and not both"),
+        ([DIGEST, "--shape", "x"], 2, "are about the document of --golden"),
+        (["--golden", "golden.json", "--guest-svn", "1"], 2, "follow from the document"),
+        (
+            ["--golden", "golden.json", "--shape", "x"],
+            2,
+            "has no SEV-SNP launch 'x' under QEMU; it has qemu-snp",
+        ),
+        (["--golden", "golden.json", "--signer", "release.pub"], 2, "--signer asks for a signature"),
+        (["--golden", "golden.dsse.json", "--signer", "other.pub"], 1, "--signer names who must have signed"),
+        (["--golden", "none.json"], 2, "no SEV-SNP launch under QEMU"),
+    ],
+)
+def test_usage_of_id_block_of_a_release(capfd, release, arguments, code, message):
+    Path("other.pub").write_bytes(generate(KeyAlgorithm.ED25519).public().pem())
+    Path("none.json").write_bytes(golden.to_pretty(replace(RELEASE, sev_snp=())))
+    assert run(["snp", "id-block", *arguments, "--key", "id.pem"]) == code
+    assert message in capfd.readouterr().err
 
 
 def test_id_block_for_people(capfd, keys):
