@@ -90,3 +90,47 @@ def test_two_unequal_documents_always_differ(alternative, index, number, name):
     registers = list(prediction().registers)
     registers[index] = replace(register, alternatives=tuple(courses))
     assert golden.compare(document(prediction()), document(replace(prediction(), registers=tuple(registers))))
+
+
+def test_launch_whose_input_changed_is_compared_with_its_predecessor():
+    """Its name changes with the input; what the input moved is told all the same."""
+    found = golden.compare(document(prediction()), document(other_shape()))
+    assert [(item.what, item.old, item.new) for item in found if item.cause is None] == [("vcpus", "2", "4")]
+    (move,) = golden.moves(found)
+    assert (move.cause, dict(move.registers)) == ("VM shape", {"PCR 1": (other_shape().shape.name,)})
+
+
+def test_launches_with_much_else_changed_come_and_go():
+    old = prediction()
+    shape = replace(old.shape, vcpus=4, memory_mib=4096, machine="pc-q35-9.2")
+    found = golden.compare(document(old), document(replace(old, shape=shape)))
+    assert [(item.what, item.old, item.new) for item in found] == [
+        ("launch shape", "present", None),
+        ("launch shape", None, "present"),
+    ]
+
+
+def test_launches_are_paired_with_the_nearest():
+    def shaped(vcpus, memory_mib):
+        return replace(prediction(), shape=replace(prediction().shape, vcpus=vcpus, memory_mib=memory_mib))
+
+    old = document(shaped(2, 2048), shaped(4, 4096))
+    new = document(shaped(2, 8192), shaped(8, 4096), shaped(16, 4096))
+    found = golden.compare(old, new)
+    assert [(item.where.rpartition("disk/")[2], item.what, item.old, item.new) for item in found] == [
+        ("2-vcpus/8192-mib", "memory_mib", "2048", "8192"),
+        ("8-vcpus/4096-mib", "vcpus", "4", "8"),
+        ("16-vcpus/4096-mib", "launch shape", None, "present"),
+    ]
+
+
+def test_another_text_of_an_event_moves_no_register():
+    old = prediction()
+    usual = old.registers[4].alternatives[0]
+    told = replace(usual, events=(replace(usual.events[0], description="in other words"), *usual.events[1:]))
+    new = replace(
+        old,
+        registers=(*old.registers[:4], replace(old.registers[4], alternatives=(told,)), *old.registers[5:]),
+    )
+    found = golden.compare(document(old), document(new))
+    assert "its text only" in found[0].what and golden.moves(found) == ()

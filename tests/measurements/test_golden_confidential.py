@@ -151,6 +151,37 @@ def test_the_guilty_input_is_named():
     assert by_firmware == {"firmware": ("launch digest",)}
 
 
+def test_launch_with_another_input_is_compared_with_its_predecessor():
+    """vCPUs move the launch digest, and nothing of a trust domain without ACPI tables; memory moves the TD HOB."""
+
+    def found(**after):
+        differences = golden.compare(
+            confidential(snp_references=[snp()], tdx_references=[tdx()]),
+            confidential(**{"snp_references": [snp()], "tdx_references": [tdx()]} | after),
+        )
+        moved = {move.cause: tuple(move.registers) for move in golden.moves(differences)}
+        return moved, [
+            (item.what, item.old, item.new)
+            for item in differences
+            if item.cause is None and item.register is None
+        ]
+
+    assert found(snp_references=[snp(vcpus=8)]) == (
+        {"vCPU 2 to 8": ("launch digest",)},
+        [("vcpus", "4", "8")],
+    )
+    moved, inputs = found(snp_references=[snp(cpu="EPYC-Genoa")])
+    assert moved == {"vCPU 1": ("launch digest",), "vCPU 2 to 4": ("launch digest",)}
+    assert inputs == [
+        ("cpu", "EPYC-Milan", "EPYC-Genoa"),
+        ("CPU signature", "0x00a00f11", "0x00a10f10"),
+    ]
+    moved, inputs = found(tdx_references=[tdx(vcpus=4)])
+    assert (moved, inputs) == ({}, [("vcpus", "2", "4")])
+    _, inputs = found(tdx_references=[tdx(memory_mib=4096)])
+    assert [what for what, _, _ in inputs] == ["memory_mib", "TD HOB"]
+
+
 def test_launches_that_come_and_go_are_listed():
     differences = golden.compare(confidential(), confidential(snp_references=[snp()], tdx_references=[]))
     assert [(item.what, item.new) for item in differences] == [("launch shape", None)] * 3
