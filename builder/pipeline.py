@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.artifacts import Lock
@@ -27,10 +27,11 @@ from builder.image.verity import format_verity
 from builder.launches import launches, predict_launch
 from builder.lock import check_lock
 from builder.lockfile import dump_lock
+from builder.modulesigning import CERTIFICATE, ModuleSigning, certificate_pem, signed, write_modules
 from builder.pins import check_python
 from builder.progress import SILENT, Reporter
 from builder.recipe.merged import Recipe
-from builder.release.golden import check_committed, golden_document, sign_release
+from builder.release.golden import check_committed, check_signed, golden_document, sign_release
 from builder.release.manifest import dump, manifest_of, output_of
 from builder.release.parts import disk_parts, uki_parts
 from builder.release.publish import publish
@@ -83,6 +84,7 @@ def build(
     store: Store,
     out: Path,
     keys: Sequence[SigningKey] = (),
+    signing: ModuleSigning | None = None,
     qcow2: bool = False,
     accept: bool = False,
     jobs: int | None = None,
@@ -96,6 +98,8 @@ def build(
         store: where they are.
         out: the release folder; replaced as a whole, and only when everything succeeded.
         keys: who signs; none means a throw-away key.
+        signing: who signs the modules that are compiled; None leaves them as they are. The committed values are
+            about the unsigned build, so that is made too, and held against them.
         qcow2: also write disk.qcow2.
         accept: write the values to the recipe's golden.json instead of comparing with it.
         jobs: compilers at a time, where kernel modules are compiled; default: one a processor.
@@ -105,11 +109,13 @@ def build(
         LockError: the lock is stale, or the Python packages that write bytes have other versions.
         AuditError: the image breaks a rule of the hardening profile.
         GoldenMismatchError: the values differ from the committed ones.
+        ImageError: a module's signature does not hold, is missing or left over.
         BuilderError: anything else that stands in the way.
     """
     check_lock(recipe, lock)
     check_python(lock)
-    declared = declared_by(recipe)
+    certificate = None if signing is None else certificate_pem(signing)
+    declared = declared_by(recipe, module_certificate=certificate)
     with reporter.phase("toolbox"):
         tools = unpack_toolbox(lock, store)
         builds = firmware(recipe.firmware, lock, store)
@@ -120,8 +126,11 @@ def build(
         folder = work / "release"
         folder.mkdir()
         with reporter.phase("compose"):
-            kernel, facts = _kernel(recipe, lock, store, jobs, reporter)
+            kernel, facts = _kernel(recipe, lock, store, reporter, jobs=jobs, signing=signing)
             trees, notes, more = _compose(recipe, lock, kernel, store=store, tools=tools, work=work)
+        if signing is not None:
+            with reporter.phase("unsigned build"):
+                unsigned = build(recipe, lock, store=store, out=work / "unsigned", accept=accept).document
         with reporter.phase("root file system"):
             identity = root_identity(recipe.name, recipe.version)
             erofs = build_erofs(trees["root"], uuid=identity.erofs_uuid, tools=tools, workdir=work)
@@ -150,9 +159,10 @@ def build(
             if qcow2:
                 published.append(convert_qcow2(disk, output=folder / "disk.qcow2", tools=tools))
             table = read_partition_table(disk)
-            for module in kernel.compiled:
-                published.append(folder / f"{module.name}.ko")
-                published[-1].write_bytes(module.content)
+            published += write_modules(kernel.compiled, folder)
+            if certificate is not None:
+                published.append(folder / CERTIFICATE)
+                published[-1].write_bytes(certificate)
             (folder / "lock.json").write_bytes(dump_lock(lock))
             outputs = [output_of(path) for path in (*published, folder / "lock.json")]
         with reporter.phase("audit"):
@@ -196,7 +206,10 @@ def build(
                 tdx=tdx,
                 image_layer=layer,
             )
-            check_committed(document, recipe.golden_path, scratch=lock.scratch, accept=accept)
+            if signing is None:
+                check_committed(document, recipe.golden_path, scratch=lock.scratch, accept=accept)
+            else:
+                check_signed(unsigned, document)
             (folder / "golden.json").write_bytes(to_pretty(document))
             sign_release(document, keys, folder)
             manifest = manifest_of(
@@ -213,9 +226,15 @@ def build(
 
 
 def _kernel(
-    recipe: Recipe, lock: Lock, store: Store, jobs: int | None, reporter: Reporter
+    recipe: Recipe,
+    lock: Lock,
+    store: Store,
+    reporter: Reporter,
+    *,
+    jobs: int | None,
+    signing: ModuleSigning | None,
 ) -> tuple[KernelPackage, PackageFacts]:
-    """Open the kernel's package, and compile what it lacks."""
+    """Open the kernel's package, compile what it lacks, and sign that."""
     (archive,) = lock.members("kernel")
     (package,) = open_members((archive,), store, recipe=lock.recipe)
     entries = tuple(package.entries())
@@ -235,7 +254,10 @@ def _kernel(
             modules += [
                 CompiledModule(name=module.name, content=module.content, origin=origin) for module in found
             ]
-    kernel = KernelPackage(archive=archive, entries=entries, compiled=modules)
+    if signing is not None:
+        contents = signed({module.name: module.content for module in modules}, signing)
+        modules = [replace(module, content=contents[module.name]) for module in modules]
+    kernel = KernelPackage(archive=archive, entries=entries, compiled=tuple(modules))
     return kernel, package_facts(archive, package.control, entries)
 
 

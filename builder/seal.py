@@ -19,6 +19,7 @@ from builder.atomic import temporary_folder
 from builder.audit import audit_release
 from builder.audit.report import FILE_NAME as AUDIT
 from builder.audit.report import dump_report, read_declared
+from builder.audit.rules.modules import SIGNATURES
 from builder.audit.run import check_report
 from builder.confidential import sev_snp_references, tdx_references
 from builder.disks import read_partition_table
@@ -29,7 +30,7 @@ from builder.image.identity import disk_identity
 from builder.image.secureboot.authenticode import attach_signature, sign_pe
 from builder.image.secureboot.enrolment import PublicEnrolment, check_allowed, read_enrolment
 from builder.image.secureboot.keyset import published_files
-from builder.image.secureboot.signer import Signer
+from builder.image.secureboot.signer import Signer, load_certificate
 from builder.image.secureboot.store import enrol
 from builder.launches import enrolled_firmware, launches, predict_launch, store_name
 from builder.progress import SILENT, Reporter
@@ -104,10 +105,11 @@ def seal(
         reporter: hears of every phase.
 
     Raises:
-        UsageError: the release is sealed, declares no firmware that verifies, or would be overwritten.
+        UsageError: the release is sealed, declares no firmware that verifies, has unsigned modules, or would be
+            overwritten.
         UntrustedError: its files are not what its own golden document says.
-        ImageError: the signature is one of another image, or firmware with these keys would refuse it; or a step
-            gave other values without Secure Boot than the release has.
+        ImageError: the signature is one of another image, or firmware or kernel with these keys would refuse it or
+            its modules; or a step gave other values without Secure Boot than the release has.
         BuilderError: anything else that stands in the way.
     """
     if out.resolve() == folder.resolve():
@@ -115,6 +117,7 @@ def seal(
     with reporter.phase("check release"):
         document = _unsealed(folder, manifest)
         public = read_enrolment(updates)
+        _check_modules(folder, manifest, public)
     with reporter.phase("toolbox"):
         tools = unpack_toolbox(lock, store)
         builds = firmware(manifest.firmware, lock, store)
@@ -201,6 +204,31 @@ def _unsealed(folder: Path, manifest: Manifest) -> GoldenDocument:
             hint=f"goldsmith build {manifest.name}",
         )
     return document
+
+
+def _check_modules(folder: Path, manifest: Manifest, public: PublicEnrolment) -> None:
+    """Make sure that the kernel, which takes certificates from db, will load every module.
+
+    The audit, whose report is one of the release's files, has held each signature against the certificate there.
+    """
+    if AUDIT not in {output.name for output in manifest.outputs}:
+        return
+    declared = read_declared((folder / AUDIT).read_bytes())
+    if SIGNATURES in declared.waivers:
+        raise UsageError(
+            f"the release {manifest.name} has modules that nobody signed, and under Secure Boot the kernel loads none "
+            f"of them (its audit waives {SIGNATURES}: {declared.waivers[SIGNATURES]})",
+            hint=f"goldsmith build {manifest.name} --module-keys KEYS, or --module-signatures FOLDER",
+        )
+    if not declared.module_certificate:
+        return
+    certificate = load_certificate(declared.module_certificate.encode())
+    if certificate not in public.enrolment.allowed:
+        raise ImageError(
+            f"the modules are signed by {certificate.subject.rfc4514_string()}, serial number "
+            f"{certificate.serial_number:x}, and db holds no such certificate: the kernel would load none of them",
+            hint="sign them with the db key of this set, or enrol theirs too: goldsmith keys make --allow PEM",
+        )
 
 
 def _signed(unsigned: bytes, signing: Signer | bytes) -> tuple[bytes, bytes]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from builder.audit.model import Declared, PolicyOption
 from builder.audit.rules import ALL
+from builder.audit.rules.modules import SIGNATURES
 from builder.errors import RecipeError
 from builder.recipe.merged import Recipe
 from builder.recipe.model import KernelPolicy
@@ -13,14 +15,18 @@ from builder.recipe.model import KernelPolicy
 _TREES = ("root", "initrd")
 
 
-def declared_by(recipe: Recipe) -> Declared:
+def declared_by(recipe: Recipe, *, module_certificate: bytes | None = None) -> Declared:
     """Return what the audit holds an image of this recipe against.
+
+    Args:
+        recipe: the image's.
+        module_certificate: PEM; what signatures of the modules verify with that the recipe compiles.
 
     Raises:
         RecipeError: a waiver names a rule that there is not.
     """
     check_waivers(recipe.audit.waive)
-    return Declared(
+    declared = Declared(
         name=recipe.name,
         version=recipe.version,
         command_line=recipe.command_line,
@@ -31,6 +37,18 @@ def declared_by(recipe: Recipe) -> Declared:
         ports=dict(recipe.audit.ports),
         kernel_policy=None if recipe.kernel_policy is None else _options(recipe.kernel_policy),
         waivers=dict(recipe.audit.waive),
+    )
+    return declared if module_certificate is None else with_signed_modules(declared, module_certificate)
+
+
+def with_signed_modules(declared: Declared, certificate: bytes) -> Declared:
+    """Return the same for an image whose every module is signed, by the kernel's key or by this certificate's (PEM).
+
+    A waiver of the rule about signatures is for the build without them, and goes.
+    """
+    waivers = {rule: reason for rule, reason in declared.waivers.items() if rule != SIGNATURES}
+    return replace(
+        declared, module_certificate=certificate.decode("ascii", "backslashreplace"), waivers=waivers
     )
 
 

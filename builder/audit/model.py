@@ -41,6 +41,8 @@ class Declared:
         ports: "tcp/8440" -> reason.
         kernel_policy: None where no part of the recipe has one.
         waivers: rule id -> reason.
+        module_certificate: PEM of the certificate whose key signed modules beside the kernel's own; empty where none
+            did.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Declared:
     ports: Mapping[str, str]
     kernel_policy: tuple[PolicyOption, ...] | None
     waivers: Mapping[str, str]
+    module_certificate: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

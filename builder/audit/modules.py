@@ -164,12 +164,34 @@ def kernel_payload(image: bytes) -> bytes:
     return unpacked
 
 
-def verify(module: bytes, kernel: bytes, path: str) -> x509.Certificate:
-    """Return the certificate of the kernel whose key signed the module.
+def read_certificate(pem: str) -> x509.Certificate | None:
+    """Return the certificate that a text holds; None for an empty one.
+
+    Raises:
+        FormatError: it holds something else.
+    """
+    if not pem:
+        return None
+    try:
+        return x509.load_pem_x509_certificate(pem.encode("utf-8", "backslashreplace"))
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+        raise FormatError(f"no certificate: {error}") from error
+
+
+def verify(
+    module: bytes, kernel: bytes, path: str, *, own: x509.Certificate | None = None
+) -> x509.Certificate:
+    """Return the certificate whose key signed the module.
+
+    Args:
+        module: the file, without its compression.
+        kernel: the unpacked kernel; holds the certificates that it trusts by itself.
+        path: for messages.
+        own: a certificate that counts beside the kernel's.
 
     Raises:
         FormatError: the module has no signature, or a malformed one.
-        SignatureError: no certificate in the kernel belongs to it, or it does not verify.
+        SignatureError: no certificate belongs to it, or it does not verify.
     """
     if not module.endswith(_MAGIC):
         raise FormatError(f"{path}: the module has no signature")
@@ -183,9 +205,12 @@ def verify(module: bytes, kernel: bytes, path: str) -> x509.Certificate:
         raise FormatError(f"{path}: the trailer of the signature is {fields}; expected PKCS #7")
     issuer, serial, algorithm, signature = _signer(module[start : start + size], path)
     certificate = _certificate(kernel, issuer, serial)
+    if certificate is None and own is not None and _is(own, issuer, serial):
+        certificate = own
     if certificate is None:
         raise SignatureError(
             f"{path}: signed by serial number {serial:x}, of which the kernel has no certificate"
+            + ("" if own is None else f", and the release's is {own.serial_number:x}")
         )
     key = certificate.public_key()
     try:
@@ -216,12 +241,16 @@ def _certificate(kernel: bytes, issuer: bytes, serial: int) -> x509.Certificate 
                     continue
                 try:
                     found = x509.load_der_x509_certificate(kernel[start : start + length])
-                    if found.serial_number == serial and found.issuer.public_bytes() == issuer:
+                    if _is(found, issuer, serial):
                         return found
                 except (ValueError, TypeError, x509.InvalidVersion):
                     continue
         position = kernel.find(issuer, position + 1)
     return None
+
+
+def _is(certificate: x509.Certificate, issuer: bytes, serial: int) -> bool:
+    return certificate.serial_number == serial and certificate.issuer.public_bytes() == issuer
 
 
 def _signer(encoded: bytes, path: str) -> tuple[bytes, int, type[hashes.HashAlgorithm], bytes]:

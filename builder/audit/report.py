@@ -15,6 +15,7 @@ FORMAT: Final = "goldsmith-audit/1"
 FILE_NAME: Final = "audit.json"
 MAX_DOCUMENT: Final = 8 << 20
 MAX_TEXT: Final = 2000
+MAX_CERTIFICATE: Final = 1 << 14
 _MAX_ITEMS = 10_000
 _TREES = ("root", "initrd")
 
@@ -64,6 +65,7 @@ def read_declared(document: bytes) -> Declared:
         ports=_mapping(declared, "ports"),
         kernel_policy=None if policy is None else tuple(_option(item) for item in _list(policy)),
         waivers=_mapping(declared, "waivers"),
+        module_certificate=declared.text("module_certificate", max_length=MAX_CERTIFICATE),
     )
 
 

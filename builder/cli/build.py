@@ -11,11 +11,21 @@ import typer
 
 from builder.artifacts import Lock
 from builder.cli import console
-from builder.cli.signing import KeyNames, Module, open_tokens, signing_keys
-from builder.errors import GoneError
+from builder.cli.signing import (
+    KeyNames,
+    Module,
+    PassphraseName,
+    key_set_signer,
+    open_tokens,
+    passphrase_of,
+    published_module_signatures,
+    signing_keys,
+)
+from builder.errors import GoneError, UsageError
 from builder.fetch import fetch
 from builder.inputs import InputOptions, open_sources
 from builder.lock import load_lock, resolve_scratch
+from builder.modulesigning import ModuleSigning
 from builder.pipeline import Release, build
 from builder.recipe import find_recipe, load_recipe
 from builder.store import Store
@@ -35,6 +45,25 @@ def command(
     out: Annotated[Path | None, typer.Option(help="release folder (default: dist/RECIPE)")] = None,
     key: KeyNames = None,
     module: Module = None,
+    module_keys: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="KEYS", help="folder of a key set; its db key signs the modules that are compiled"
+        ),
+    ] = None,
+    module_signatures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="published signatures of the modules (a release), in place of a key"
+        ),
+    ] = None,
+    module_certificate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PEM", help="what published signatures must verify with (default: FOLDER/modules.pem)"
+        ),
+    ] = None,
+    passphrase_env: PassphraseName = None,
     format: Annotated[  # noqa: A002
         DiskFormat, typer.Option(help="qcow2 adds disk.qcow2 to disk.raw")
     ] = DiskFormat.RAW,
@@ -58,6 +87,10 @@ def command(
     json: Annotated[bool, typer.Option("--json", help="print a JSON object")] = False,
 ) -> None:
     """Compose an image, assemble its disk, predict its registers, and sign the golden document."""
+    if module_keys is not None and module_signatures is not None:
+        raise UsageError("expected either --module-keys KEYS or --module-signatures FOLDER")
+    if module_certificate is not None and module_signatures is None:
+        raise UsageError("--module-certificate says what --module-signatures FOLDER must verify with")
     reporter = console.reporter()
     wanted = load_recipe(find_recipe(recipe))
     lock = load_lock(wanted)
@@ -83,13 +116,20 @@ def command(
                 wanted, options.mirrors(), previous=lock, gone=gone.archives, reporter=reporter
             )
             bring(lock)
-    with open_tokens(module=module) as tokens:
+    passphrase = passphrase_of(passphrase_env)
+    with open_tokens(pin=passphrase, module=module) as tokens:
+        signing: ModuleSigning | None = None
+        if module_keys is not None:
+            signing = key_set_signer(module_keys, "db", passphrase, tokens)
+        elif module_signatures is not None:
+            signing = published_module_signatures(module_signatures, module_certificate)
         release = build(
             wanted,
             lock,
             store=store,
             out=out or Path("dist") / wanted.name,
             keys=signing_keys(key or [], tokens),
+            signing=signing,
             qcow2=format is DiskFormat.QCOW2,
             accept=accept,
             jobs=jobs,

@@ -13,8 +13,11 @@ import typer
 from builder.cli import console
 from builder.cli.files import LARGEST_KEY, parse_file, read_limited
 from builder.errors import BuilderError, UsageError
-from builder.image.secureboot.signer import MAX_PEM_BYTES, Signer, load_signer
+from builder.image.secureboot.modules import MAX_SIGNATURE_SIZE
+from builder.image.secureboot.signer import MAX_PEM_BYTES, Signer, load_certificate, load_signer
 from builder.image.secureboot.tokensigner import MAX_REFERENCE_BYTES, load_token_signer
+from builder.modulesigning import CERTIFICATE as MODULE_CERTIFICATE
+from builder.modulesigning import MAX_SIGNATURES, SIGNATURE_SUFFIX, PublishedSignatures
 from builder.tokens import uri as token_uri
 from builder.tokens.document import TokenDocumentKey
 from builder.tokens.ring import Tokens
@@ -139,6 +142,33 @@ def key_set_signer(folder: Path, role: str, passphrase: bytes | None, tokens: To
     key = read_limited(path, MAX_PEM_BYTES)
     with about(path, hint="--passphrase-env NAME names the variable with its passphrase"):
         return load_signer(key, certificate, passphrase)
+
+
+def published_module_signatures(folder: Path, certificate: Path | None) -> PublishedSignatures:
+    """Read ``NAME.ko.p7s`` of a folder, such as a release, and the certificate that belongs to them.
+
+    Args:
+        folder: holds the signatures.
+        certificate: PEM; None means the one beside them.
+
+    Raises:
+        UsageError: a file cannot be read, or there are too many.
+        BuilderError: the certificate does not load, or has no RSA key.
+    """
+    path = certificate or folder / MODULE_CERTIFICATE
+    pem = read_limited(path, MAX_PEM_BYTES)
+    with about(path):
+        found = load_certificate(pem)
+    files = sorted(folder.glob(f"*{SIGNATURE_SUFFIX}"))
+    if len(files) > MAX_SIGNATURES:
+        raise UsageError(f"{folder}: {len(files)} signatures; the limit is {MAX_SIGNATURES}")
+    return PublishedSignatures(
+        certificate=found,
+        files={
+            file.name.removesuffix(SIGNATURE_SUFFIX): read_limited(file, MAX_SIGNATURE_SIZE) for file in files
+        },
+        where=str(folder),
+    )
 
 
 @contextlib.contextmanager

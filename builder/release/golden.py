@@ -9,7 +9,7 @@ from pathlib import Path
 
 from builder.artifacts import Lock, Output
 from builder.atomic import write_atomic
-from builder.errors import GoldenMismatchError
+from builder.errors import GoldenMismatchError, ImageError
 from builder.recipe.merged import Recipe
 from measurements import golden
 from measurements.envelope import sign_document
@@ -23,6 +23,14 @@ GOLDEN, ENVELOPE, PUBLIC_KEY = "golden.json", "golden.dsse.json", "release.pub"
 CONVERTED_DISK = "disk.qcow2"
 #: How many differences an error lists; the rest is counted.
 _LISTED = 12
+#: Causes of events in which the root hash is: the sealed words themselves, the partitions' names, the UKI as a whole.
+_FOLLOW_ROOT_HASH = frozenset({"uki .cmdline", "disk partition table", "uki", "image", "kernel hashes"})
+#: Outputs that hold it, or digests of files that do.
+_HOLD_ROOT_HASH = frozenset(
+    f"output {name}"
+    for name in ("uki.efi", "disk.raw", CONVERTED_DISK, "audit.json", "sbom.cdx.json", "sbom.spdx.json")
+)
+_SIGNATURES = (".ko.p7s", " modules.pem")
 
 
 def golden_document(
@@ -79,13 +87,33 @@ def check_committed(document: GoldenDocument, committed: Path, *, scratch: bool,
         raise GoldenMismatchError(f"{committed} is no golden document: {error}") from error
     differences = golden.compare(expected, document)
     if differences:
-        lines = [f"  {difference}" for difference in differences[:_LISTED]]
-        if len(differences) > _LISTED:
-            lines.append(f"  … and {len(differences) - _LISTED} more")
         raise GoldenMismatchError(
             f"the build of {document.image.name} disagrees with its committed golden values:\n"
-            + "\n".join(lines),
+            + _listing(differences),
             hint=f"if the change is wanted: goldsmith build {document.image.name} --accept",
+        )
+
+
+def check_signed(unsigned: GoldenDocument, signed: GoldenDocument) -> None:
+    """Hold a build with signed modules against the same build without, which is the committed one.
+
+    Signatures move the root hash: the command line, the partitions' names, what is the UKI or the disk as a whole,
+    and what is about these. Image, inputs, unsigned modules, every other register and event stay.
+
+    Raises:
+        ImageError: something else moved, so the two are not one build; the message says what.
+    """
+    moved = [
+        difference
+        for difference in golden.compare(unsigned, signed)
+        if difference.cause not in _FOLLOW_ROOT_HASH
+        and difference.where not in _HOLD_ROOT_HASH
+        and not (difference.old is None and difference.where.endswith(_SIGNATURES))
+    ]
+    if moved:
+        raise ImageError(
+            f"the build of {signed.image.name} with signed modules differs from the one without in more than "
+            "signatures move:\n" + _listing(moved)
         )
 
 
@@ -98,3 +126,10 @@ def sign_release(document: GoldenDocument, keys: Sequence[SigningKey], folder: P
     signers = list(keys) or [generate(KeyAlgorithm.ED25519)]
     (folder / ENVELOPE).write_bytes(sign_document(document, signers))
     (folder / PUBLIC_KEY).write_bytes(signers[0].public().pem())
+
+
+def _listing(differences: Sequence[golden.Difference]) -> str:
+    lines = [f"  {difference}" for difference in differences[:_LISTED]]
+    if len(differences) > _LISTED:
+        lines.append(f"  … and {len(differences) - _LISTED} more")
+    return "\n".join(lines)

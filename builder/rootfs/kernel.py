@@ -59,7 +59,7 @@ class KernelPackage:
 
     archive: Archive
     entries: Sequence[Entry]
-    compiled: Sequence[CompiledModule] = ()
+    compiled: tuple[CompiledModule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

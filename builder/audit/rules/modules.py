@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from builder.audit import modules
 from builder.audit.model import Finding, Subject
@@ -11,6 +12,8 @@ from builder.audit.units import config_files
 from measurements.errors import FormatError, SignatureError
 
 RULES = RuleSet("Kernel")
+#: The rule about signatures; a build that signs its modules has no use for a waiver of it.
+SIGNATURES: Final = "GS-MODULE-002"
 
 #: Names of drivers for buses, devices and protocols that the operator's machine could offer begin so.
 _LEGACY_PREFIXES = (
@@ -79,12 +82,12 @@ def allowlist(subject: Subject) -> Iterator[Finding]:
 
 
 @RULES.rule(
-    "GS-MODULE-002", "Each module is signed by the kernel's own key",
-    "take modules from the locked kernel package alone",
+    SIGNATURES, "Each module is signed by the kernel's own key or by the release's",
+    "take modules from the locked kernel package; sign those that the recipe compiles (build --module-keys)",
 )  # fmt: skip
 def signatures(subject: Subject) -> Iterator[Finding]:
     """Each module ends with a PKCS #7 signature over all of its bytes, which verifies with a certificate
-    that is built into the UKI's kernel."""
+    that is built into the UKI's kernel, or with the module certificate that the release declares."""
     try:
         kernel = modules.kernel_payload(subject.image.section(".linux"))
     except FormatError as error:
@@ -92,14 +95,20 @@ def signatures(subject: Subject) -> Iterator[Finding]:
             place="uki.efi:.linux", expected="a kernel whose certificates can be read", got=str(error)
         )
         return
+    try:
+        own = modules.read_certificate(subject.declared.module_certificate)
+    except FormatError as error:
+        yield Finding(place="audit.json", expected="the certificate of the module key", got=str(error))
+        return
     for tree, files in subject.image.trees.items():
         for path in _found(subject, tree).values():
             try:
-                modules.verify(modules.unpack(files.get(path), path), kernel, path)
+                modules.verify(modules.unpack(files.get(path), path), kernel, path, own=own)
             except (FormatError, SignatureError) as error:
-                yield Finding(
-                    place=f"{tree}:{path}", expected="a signature by a key of the kernel", got=str(error)
+                expected = "a signature by a key of the kernel" + (
+                    "" if own is None else " or of the release"
                 )
+                yield Finding(place=f"{tree}:{path}", expected=expected, got=str(error))
 
 
 @RULES.rule(

@@ -10,9 +10,14 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
+
 from builder.errors import ImageError
 from builder.image.secureboot import signeddata
-from builder.image.secureboot.signer import Signer
+from builder.image.secureboot.signer import Signer, rsa_public_key
 
 MARKER: Final = b"~Module signature appended~\n"
 MAX_SIGNATURE_SIZE: Final = 1 << 16
@@ -39,7 +44,7 @@ def sign_module(module: bytes, signer: Signer) -> tuple[bytes, bytes]:
 def attach_module_signature(module: bytes, signature: bytes) -> bytes:
     """Return the signed module that `sign_module` made when it returned ``signature``; needs no key.
 
-    Whether the signature holds is for the kernel to say: it alone knows the certificate.
+    Whether the signature holds, `check_module_signature` says.
 
     Raises:
         ImageError: the module is signed already, or the signature is empty or too large.
@@ -49,6 +54,37 @@ def attach_module_signature(module: bytes, signature: bytes) -> bytes:
         raise ImageError(f"module signature of {len(signature)} bytes; expected 1 to {MAX_SIGNATURE_SIZE}")
     trailer = _TRAILER.pack(0, 0, _PKEY_ID_PKCS7, 0, 0, len(signature))
     return module + signature + trailer + MARKER
+
+
+def check_module_signature(module: bytes, signature: bytes, certificate: x509.Certificate) -> None:
+    """Make sure that ``signature`` is what `sign_module` returns for this module and this certificate's key.
+
+    There is one such text of bytes: RSASSA-PKCS1-v1_5 takes no random number (RFC 8017, 8.2), and only our own
+    encoding is accepted. So who hands signatures on has nothing to choose that would reach the image.
+
+    Raises:
+        ImageError: it is another's, about other bytes, or of another form; or the certificate's key is not fit.
+    """
+    key = rsa_public_key(certificate)
+    signer = certificate.subject.rfc4514_string()
+    if signeddata.issuer_and_serial(certificate) not in signature:
+        raise ImageError(
+            f"the signature names another signer than {signer}, serial number {certificate.serial_number:x}",
+            hint="give the certificate that belongs to the signatures, or the signatures of this key",
+        )
+    raw = signature[-(key.key_size // 8) :]
+    if signature != signeddata.content_info(signeddata.around(raw, certificate, certificate=False)):
+        raise ImageError(
+            f"the signature of {signer} is not of the form that is published: PKCS #7, detached, RSA with "
+            "SHA-256, no attributes, no certificates, nothing behind it"
+        )
+    try:
+        key.verify(raw, module, padding.PKCS1v15(), hashes.SHA256())
+    except InvalidSignature:
+        raise ImageError(
+            f"the signature of {signer} is about other bytes than this module's, or was changed",
+            hint="was the module signed in a release of another lock or recipe?",
+        ) from None
 
 
 def split_module(module: bytes) -> tuple[bytes, bytes]:

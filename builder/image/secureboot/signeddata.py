@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from builder.image.secureboot import der
@@ -35,7 +36,12 @@ def detached(content: bytes, signer: Signer, *, certificate: bool = True) -> byt
     Raises:
         ImageError: the signer's key is not fit, or is not that of its certificate.
     """
-    signer_info = _signer_info(signer, attributes=b"", signature=sign_checked(signer, content))
+    return around(sign_checked(signer, content), signer.certificate, certificate=certificate)
+
+
+def around(signature: bytes, signer: x509.Certificate, *, certificate: bool = True) -> bytes:
+    """Return the SignedData that `detached` makes of an RSA signature; needs no key, and verifies nothing."""
+    signer_info = _signer_info(signer, attributes=b"", signature=signature)
     return _signed_data(
         der.sequence(der.object_identifier(DATA)), signer, signer_info, certificate=certificate
     )
@@ -57,10 +63,10 @@ def attached(content_type: str, content: bytes, signer: Signer) -> bytes:
     )
     # Signed as the SET, stored as [0] with the same length and content (RFC 2315, 9.3).
     signer_info = _signer_info(
-        signer, attributes=b"\xa0" + attributes[1:], signature=sign_checked(signer, attributes)
+        signer.certificate, attributes=b"\xa0" + attributes[1:], signature=sign_checked(signer, attributes)
     )
     info = der.sequence(der.object_identifier(content_type), der.explicit(0, der.sequence(content)))
-    return _signed_data(info, signer, signer_info)
+    return _signed_data(info, signer.certificate, signer_info)
 
 
 def content_info(signed_data: bytes) -> bytes:
@@ -68,8 +74,10 @@ def content_info(signed_data: bytes) -> bytes:
     return der.sequence(der.object_identifier(SIGNED_DATA), der.explicit(0, signed_data))
 
 
-def _signed_data(info: bytes, signer: Signer, signer_info: bytes, *, certificate: bool = True) -> bytes:
-    encoded = signer.certificate.public_bytes(Encoding.DER)
+def _signed_data(
+    info: bytes, signer: x509.Certificate, signer_info: bytes, *, certificate: bool = True
+) -> bytes:
+    encoded = signer.public_bytes(Encoding.DER)
     return der.sequence(
         der.integer(1),
         der.set_of(sha256_identifier()),
@@ -79,11 +87,15 @@ def _signed_data(info: bytes, signer: Signer, signer_info: bytes, *, certificate
     )
 
 
-def _signer_info(signer: Signer, *, attributes: bytes, signature: bytes) -> bytes:
-    certificate = signer.certificate
+def issuer_and_serial(certificate: x509.Certificate) -> bytes:
+    """Return IssuerAndSerialNumber (RFC 2315, 6.7), by which a SignerInfo names its signer."""
+    return der.sequence(certificate.issuer.public_bytes(), der.integer(certificate.serial_number))
+
+
+def _signer_info(signer: x509.Certificate, *, attributes: bytes, signature: bytes) -> bytes:
     return der.sequence(
         der.integer(1),
-        der.sequence(certificate.issuer.public_bytes(), der.integer(certificate.serial_number)),
+        issuer_and_serial(signer),
         sha256_identifier(),
         attributes,
         der.sequence(der.object_identifier(_RSA), der.null()),

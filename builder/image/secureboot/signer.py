@@ -146,6 +146,8 @@ def load_certificate(pem: bytes) -> x509.Certificate:
     try:
         certificate = x509.load_pem_x509_certificate(pem)
         rsa_public_key(certificate)
+        if certificate.serial_number <= 0:
+            raise ValueError("its serial number is not positive (RFC 5280, 4.1.2.2)")
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise ImageError(f"Secure Boot certificate does not load: {error}") from error
     return certificate
