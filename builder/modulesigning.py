@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from builder.image.secureboot.modules import (
     split_module,
 )
 from builder.image.secureboot.signer import Signer, rsa_public_key
+from builder.release.sbom.model import Signature
 from builder.rootfs import CompiledModule
 
 #: What a release publishes beside the unsigned ``NAME.ko``.
@@ -84,6 +86,29 @@ def write_modules(modules: tuple[CompiledModule, ...], folder: Path) -> list[Pat
             written.append(folder / f"{module.name}{SIGNATURE_SUFFIX}")
             written[-1].write_bytes(signature)
     return written
+
+
+def module_signatures(
+    modules: tuple[CompiledModule, ...], signing: ModuleSigning | None
+) -> dict[str, Signature]:
+    """Return SHA-256 (hex) of each signed module -> what it is made of, as the bills of materials say it."""
+    if signing is None:
+        return {}
+    found = {}
+    for module in modules:
+        unsigned, signature = split_module(module.content)
+        found[_sha256(module.content)] = Signature(
+            unsigned=f"{module.name}.ko",
+            unsigned_sha256=_sha256(unsigned),
+            file=f"{module.name}{SIGNATURE_SUFFIX}",
+            sha256=_sha256(signature),
+            signer=signing.certificate.subject.rfc4514_string(),
+        )
+    return found
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _attached(modules: Mapping[str, bytes], published: PublishedSignatures) -> dict[str, bytes]:

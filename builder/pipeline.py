@@ -27,7 +27,14 @@ from builder.image.verity import format_verity
 from builder.launches import launches, predict_launch
 from builder.lock import check_lock
 from builder.lockfile import dump_lock
-from builder.modulesigning import CERTIFICATE, ModuleSigning, certificate_pem, signed, write_modules
+from builder.modulesigning import (
+    CERTIFICATE,
+    ModuleSigning,
+    certificate_pem,
+    module_signatures,
+    signed,
+    write_modules,
+)
 from builder.pins import check_python
 from builder.progress import SILENT, Reporter
 from builder.recipe.merged import Recipe
@@ -186,6 +193,7 @@ def build(
                 root_hash=verity.root_hash,
                 uki=outputs[0],
                 disk=outputs[1],
+                signatures=module_signatures(kernel.compiled, signing),
             )
             outputs += [output_of(path) for path in write_sboms(inventory, folder)]
         with reporter.phase("predict"):

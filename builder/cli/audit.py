@@ -11,9 +11,17 @@ import typer
 
 from builder.atomic import write_atomic
 from builder.audit import audit_release
-from builder.audit.declare import check_waivers, declared_by
+from builder.audit.declare import check_waivers, declared_by, with_signed_modules
 from builder.audit.model import AuditReport, Declared, Outcome
-from builder.audit.report import FILE_NAME, MAX_DOCUMENT, dump_report, read_declared, to_json
+from builder.audit.modules import read_certificate
+from builder.audit.report import (
+    FILE_NAME,
+    MAX_CERTIFICATE,
+    MAX_DOCUMENT,
+    dump_report,
+    read_declared,
+    to_json,
+)
 from builder.audit.sarif import dump_sarif
 from builder.cli import console
 from builder.cli.files import parse_file, read_limited
@@ -24,6 +32,7 @@ from builder.lockfile import read_lock
 from builder.recipe import find_recipe, load_recipe
 from builder.store import Store
 from measurements import golden
+from measurements.errors import FormatError
 from measurements.golden import GoldenDocument
 from measurements.golden.model import MAX_DOCUMENT_BYTES
 
@@ -36,6 +45,14 @@ def command(
         str | None,
         typer.Option(help="hold the image against this recipe in place of what its audit.json declares"),
     ] = None,
+    module_certificate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PEM",
+            help="certificate whose key signed the modules that the kernel's own key did not, in place of what the "
+            "release declares",
+        ),
+    ] = None,
     sarif: Annotated[
         Path | None, typer.Option(metavar="FILE", help="write a SARIF 2.1.0 log as well")
     ] = None,
@@ -46,6 +63,10 @@ def command(
         folder / _GOLDEN, MAX_DOCUMENT_BYTES, golden.parse, hint="goldsmith build writes it"
     )
     declared = _declared(folder, recipe, document)
+    if module_certificate is not None:
+        declared = with_signed_modules(
+            declared, parse_file(module_certificate, MAX_CERTIFICATE, _certificate)
+        )
     lock = read_lock(folder / _LOCK, recipe=document.image.name)
     store = Store.default()
     needed = [archive for name in ("root", "kernel") for archive in lock.members(name)]
@@ -69,6 +90,12 @@ def command(
     counts = ", ".join(f"{len(report.of(outcome))} {outcome.value}" for outcome in Outcome)
     console.out(f"verdict: {'pass' if passed else 'FAIL'} ({counts})")
     return 0 if passed else 1
+
+
+def _certificate(pem: bytes) -> bytes:
+    if read_certificate(pem.decode("ascii", "backslashreplace")) is None:
+        raise FormatError("an empty file; expected a certificate in PEM")
+    return pem
 
 
 def _declared(folder: Path, recipe: str | None, document: GoldenDocument) -> Declared:

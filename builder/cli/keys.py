@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from cryptography import x509
 
 from builder.atomic import write_atomic
 from builder.cli import console
@@ -24,6 +25,7 @@ from builder.cli.signing import (
 from builder.errors import UsageError
 from builder.image.secureboot import keyset
 from builder.image.secureboot.authenticode import MAX_SIGNATURE_SIZE, attach_signature, sign_pe
+from builder.image.secureboot.modules import sign_module
 from builder.image.secureboot.signer import DEFAULT_KEY_SIZE, KEY_SIZES, MAX_PEM_BYTES, load_certificate
 from builder.image.secureboot.store import enrol as enrol_store
 from builder.image.secureboot.variables import (
@@ -34,12 +36,15 @@ from builder.image.secureboot.variables import (
     owner_of,
     read_update,
 )
+from builder.modulesigning import CERTIFICATE as MODULE_CERTIFICATE
+from builder.modulesigning import SIGNATURE_SUFFIX, certificate_pem
 from builder.tokens.uri import SCHEME, TokenUri
 from measurements.events import HashAlgorithm
 from measurements.formats import pe, varstore
 
-#: An image is held in memory as a whole.
+#: An image, and a module, is held in memory as a whole.
 MAX_IMAGE_SIZE: Final = 1 << 30
+MAX_MODULE_SIZE: Final = 64 << 20
 _HASH = re.compile(r"[0-9a-fA-F]{64}")
 
 app = typer.Typer(
@@ -72,6 +77,12 @@ def make(
         list[str] | None,
         typer.Option(metavar="HASH-or-FILE", help="image that dbx forbids; may be repeated"),
     ] = None,
+    allow: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PEM", help="another certificate that db is to hold, as of a module key; may be repeated"
+        ),
+    ] = None,
     pkcs11: Annotated[
         list[str] | None,
         typer.Option(
@@ -90,7 +101,8 @@ def make(
     places = _places(pkcs11) if pkcs11 else None
     day = (valid_from or datetime.now(UTC)).date()
     forbidden = tuple(_digest(item) for item in forbid or []) or (NOTHING,)
-    for file_name in sorted(keyset.file_names(in_tokens=places is not None)):
+    also = tuple(_certificate(path) for path in allow or ())
+    for file_name in sorted(keyset.file_names(in_tokens=places is not None, also=len(also))):
         if (folder / file_name).exists():
             raise UsageError(
                 f"{folder / file_name} exists; keys are never overwritten", hint="choose another folder"
@@ -103,7 +115,7 @@ def make(
             keys, made = keyset.make_token_key_set(
                 tokens, places, name, size=bits, valid_from=day, years=years
             )
-        enrolment = keys.enrolment(forbidden=forbidden, day=day)
+        enrolment = keys.enrolment(forbidden=forbidden, day=day, also=also)
         files = keyset.private_files(keys, passphrase) + keyset.public_files(keys, enrolment)
     files += (keyset.listing(keys, enrolment, files),)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -213,6 +225,44 @@ def sign(
     )
 
 
+@app.command("sign-modules")
+def sign_modules(
+    folder: _Folder,
+    modules: Annotated[
+        list[Path], typer.Argument(metavar="MODULE...", help="unsigned kernel modules (NAME.ko)")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="where the signatures go (default: beside the first)"),
+    ] = None,
+    module: Module = None,
+    passphrase_env: PassphraseName = None,
+    json: _Json = False,
+) -> None:
+    """Sign kernel modules with a key set's db key: NAME.ko.p7s of each, and modules.pem (build --module-signatures)."""
+    target = out or modules[0].parent
+    files: dict[Path, bytes] = {}
+    passphrase = passphrase_of(passphrase_env)
+    with open_tokens(pin=passphrase, module=module) as tokens:
+        signer = key_set_signer(folder, "db", passphrase, tokens)
+        for path in modules:
+            name = path.name.removesuffix(".ko")
+            if name == path.name:
+                raise UsageError(f"{path}: expected a kernel module, NAME.ko")
+            signature_file = target / f"{name}{SIGNATURE_SUFFIX}"
+            if signature_file in files:
+                raise UsageError(f"{path}: {signature_file.name} would be of two modules")
+            content = read_limited(path, MAX_MODULE_SIZE)
+            with about(path):
+                _, files[signature_file] = sign_module(content, signer)
+    files[target / MODULE_CERTIFICATE] = certificate_pem(signer)
+    target.mkdir(parents=True, exist_ok=True)
+    for path, content in files.items():
+        write_atomic(path, content)
+    told = {"files": [str(path) for path in files], "signed_by": keyset.fingerprint(signer)}
+    _tell(json, told, "\n".join(map(str, files)))
+
+
 @app.command()
 def attach(
     image: _Image,
@@ -264,6 +314,12 @@ def _places(values: list[str]) -> dict[str, TokenUri]:
             f"--pkcs11 does not say where {', '.join(missing)} is", hint="add a token for all, or each"
         )
     return {role: places.get(role, places.get("", TokenUri())) for role in keyset.ROLES}
+
+
+def _certificate(path: Path) -> x509.Certificate:
+    pem = read_limited(path, MAX_PEM_BYTES)
+    with about(path):
+        return load_certificate(pem)
 
 
 def _digest(item: str) -> bytes:

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,10 @@ def _print_places(contents: Contents, path: str, places: Sequence[Place]) -> Non
         if source.archive:
             console.out(f"       {source.archive}")
             console.out(f"       sha256 {source.sha256}")
+        if place.signature is not None:
+            made = place.signature
+            console.out(f"  {made.unsigned}, sha256 {made.unsigned_sha256}, with the signature")
+            console.out(f"       {made.file}, sha256 {made.sha256}, of {made.signer}")
         if source.purl:
             console.out(f"  because {_reason(chains[place.tree, place.origin])}")
 
@@ -191,4 +196,6 @@ def _to_json(contents: Contents, place: Place, chain: Sequence[str]) -> dict[str
         value |= {"size": place.size, "sha256": place.sha256}
     if place.kind == "symlink":
         value["target"] = place.target
+    if place.signature is not None:
+        value["signature"] = asdict(place.signature)
     return {**value, "origin": origin}

@@ -8,9 +8,11 @@ measurement alone, never the machine itself, says what runs. PCR 4, 9 and 12 say
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import standin as standin_module
+from holds import Hold
 
 from builder.boot.addons import Sign, build_addon
 from builder.image.cpio import compress_initrd, write_cpio
@@ -19,11 +21,18 @@ from builder.tree import Kind, Node, Origin, Tree
 
 GUEST = Path(__file__).with_name("guest")
 _ORIGIN = Origin(kind="generated", name="live test extension")
-#: Files of the add-on's initrd, each with its source.
+_LIBRARY, _TMPFILES = "/usr/lib/goldsmith-live", "/usr/lib/tmpfiles.d/goldsmith-live.conf"
+#: Files of the add-on's initrd, each with its source: for a machine that has come up, and for one that is held before.
 _FILES = {
-    "/usr/lib/goldsmith-live/agent.py": "agent.py",
-    "/usr/lib/goldsmith-live/goldsmith-live.service": "goldsmith-live.service",
-    "/usr/lib/tmpfiles.d/goldsmith-live.conf": "tmpfiles.conf",
+    f"{_LIBRARY}/agent.py": "agent.py",
+    f"{_LIBRARY}/goldsmith-live.service": "goldsmith-live.service",
+    _TMPFILES: "tmpfiles.conf",
+}
+_EARLY_FILES = {
+    f"{_LIBRARY}/agent.py": "agent.py",
+    f"{_LIBRARY}/hold.py": "hold.py",
+    f"{_LIBRARY}/goldsmith-live-early.service": "goldsmith-live-early.service",
+    _TMPFILES: "tmpfiles-early.conf",
 }
 #: udev reads /etc first, and an empty file of the same name masks the rule (udev(7)).
 _MASK = "/etc/udev/rules.d/61-goldsmith-command-line.rules"
@@ -37,6 +46,7 @@ def extension(
     masked: bool = True,
     standin: bytes | None = None,
     sign: Sign | None = None,
+    holds: Sequence[Hold] = (),
 ) -> Path:
     """Write the add-on below ``folder``.
 
@@ -46,10 +56,20 @@ def extension(
         masked: lay the mask over the rule that would stop the machine.
         standin: a kernel module that the initrd loads, before the root's first module (`standin`).
         sign: signs it for a machine that verifies.
+        holds: where the boot waits; the agent then starts before all of them.
     """
     tree = Tree()
-    for path, source in _FILES.items():
+    for path, source in (_EARLY_FILES if holds else _FILES).items():
         _put(tree, path, (GUEST / source).read_bytes())
+    if holds:
+        lines = []
+        for hold in holds:
+            _put(tree, f"{_LIBRARY}/{hold.unit}", hold.content())
+            lines += [
+                f"C  /run/systemd/system/{hold.unit} 0644 - - - {_LIBRARY}/{hold.unit}",
+                f"L  /run/systemd/system/sysinit.target.wants/{hold.unit} - - - - ../{hold.unit}",
+            ]
+        _put(tree, _TMPFILES.replace(".conf", "-holds.conf"), "\n".join([*lines, ""]).encode())
     if masked:
         _put(tree, _MASK, b"")
     if standin is not None:

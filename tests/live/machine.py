@@ -69,9 +69,35 @@ def live_machine(
         standin: a kernel module for the initrd, with the device that it looks for on the machine.
         console_log: where the console's bytes go.
     """
-    copy = extended_disk(
-        tools, disk, folder / "live.raw", [extension(tools, folder, standin=standin), *companions]
-    )
+    addon = extension(tools, folder, standin=standin)
+    machine = launch.machine if standin is None else replace(launch.machine, devices=(EDU,))
+    with powered_machine(
+        tools, replace(launch, machine=machine), disk, folder, companions=[addon, *companions], smbios_string=smbios_string,
+        console_log=console_log,
+    ) as (running, channel):  # fmt: skip
+        nonce = secrets.token_bytes(32)
+        evidence = request_evidence(
+            folder / "evidence.sock", nonce, deadline=running.started + BOOT_LIMIT, check=running.check
+        )
+        yield LiveMachine(running=running, channel=channel, nonce=nonce, evidence=evidence, launch=launch)
+
+
+@contextlib.contextmanager
+def powered_machine(
+    tools: Tools,
+    launch: Launch,
+    disk: Path,
+    folder: Path,
+    *,
+    companions: Sequence[Path],
+    smbios_string: str | None = None,
+    console_log: Path | None = None,
+) -> Iterator[tuple[RunningMachine, Channel]]:
+    """Boot a copy of ``disk`` until the agent of the extension among its companions answers, wherever the boot is then.
+
+    Arguments as `live_machine`; evidence is at the socket ``evidence.sock`` of ``folder``.
+    """
+    copy = extended_disk(tools, disk, folder / "live.raw", companions)
     wiring = Wiring(
         tpm=folder,
         variables=folder,
@@ -80,20 +106,16 @@ def live_machine(
         channel=folder / "live.sock",
         smbios_string=smbios_string,
     )
-    machine = launch.machine if standin is None else replace(launch.machine, devices=(EDU,))
-    with running_machine(
-        tools, launch.firmware, machine, launch.boot, wiring, folder, console_log=console_log
-    ) as running:
-        deadline = running.started + BOOT_LIMIT
-        with contextlib.closing(connect_when_there(folder / "live.sock", running)) as connection:
-            channel = Channel(connection, running.check)
-            channel.await_greeting(deadline)
-            equip(channel, tools)
-            nonce = secrets.token_bytes(32)
-            evidence = request_evidence(
-                folder / "evidence.sock", nonce, deadline=deadline, check=running.check
-            )
-            yield LiveMachine(running=running, channel=channel, nonce=nonce, evidence=evidence, launch=launch)
+    with (
+        running_machine(
+            tools, launch.firmware, launch.machine, launch.boot, wiring, folder, console_log=console_log
+        ) as running,
+        contextlib.closing(connect_when_there(folder / "live.sock", running)) as connection,
+    ):
+        channel = Channel(connection, running.check)
+        channel.await_greeting(running.started + BOOT_LIMIT)
+        equip(channel, tools)
+        yield running, channel
 
 
 def connect_when_there(path: Path, running: RunningMachine):

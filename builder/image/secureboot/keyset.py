@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from builder.errors import UsageError
@@ -47,13 +48,23 @@ class KeySet:
         """Return (role, signer) in the order of `ROLES`."""
         return tuple(zip(ROLES, (self.platform_key, self.key_exchange_key, self.image_key), strict=True))
 
-    def enrolment(self, *, forbidden: tuple[bytes, ...], day: date) -> Enrolment:
-        """Return what machines are enrolled with: this set alone."""
+    def enrolment(
+        self, *, forbidden: tuple[bytes, ...], day: date, also: tuple[x509.Certificate, ...] = ()
+    ) -> Enrolment:
+        """Return what machines are enrolled with: this set, and other certificates that db is to hold.
+
+        Raises:
+            UsageError: one of these is in the set, or there twice.
+        """
+        allowed = (self.image_key.certificate, *also)
+        for number, certificate in enumerate(allowed):
+            if certificate in allowed[:number]:
+                raise UsageError(f"db would hold {certificate.subject.rfc4514_string()} twice")
         return Enrolment(
             owner=owner_of(self.platform_key.certificate),
             platform_key=self.platform_key.certificate,
             key_exchange_key=self.key_exchange_key.certificate,
-            allowed=(self.image_key.certificate,),
+            allowed=allowed,
             forbidden=forbidden,
             day=day,
         )
@@ -126,11 +137,12 @@ def make_token_key_set(
     return KeySet(platform_key=pk, key_exchange_key=kek, image_key=db), frozenset(ROLES) - frozenset(found)
 
 
-def file_names(*, in_tokens: bool) -> frozenset[str]:
-    """Return the name of every file of a key set's folder."""
+def file_names(*, in_tokens: bool, also: int = 0) -> frozenset[str]:
+    """Return the name of every file of a key set's folder whose db holds ``also`` certificates more."""
     suffixes = ("pem", "der", "pkcs11" if in_tokens else "key")
     return frozenset(
         [f"{role}.{suffix}" for role in ROLES for suffix in suffixes]
+        + [f"db-{number}.{suffix}" for number in range(2, also + 2) for suffix in ("pem", "der")]
         + [f"{variable}.{suffix}" for variable in VENDORS for suffix in ("esl", "auth")]
         + [_AZURE, _EC2, _LISTING]
     )

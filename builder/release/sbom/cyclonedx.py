@@ -8,7 +8,18 @@ from urllib.parse import quote
 
 from builder.release.sbom.layout import render, timestamp
 from builder.release.sbom.model import INITRD, RECIPE, ROOT, TREES, UKI, File, Inventory, Package
-from builder.release.sbom.read import KIND, ORIGIN, ROOT_HASH, SIZE, TARGET
+from builder.release.sbom.read import (
+    KIND,
+    ORIGIN,
+    ROOT_HASH,
+    SIGNATURE,
+    SIGNATURE_SHA256,
+    SIGNER,
+    SIZE,
+    TARGET,
+    UNSIGNED,
+    UNSIGNED_SHA256,
+)
 from builder.tree import Kind
 
 IMAGE = "image"
@@ -107,6 +118,14 @@ def _file(file: File) -> dict[str, Any]:
         properties[KIND] = file.kind.value
         if file.kind is Kind.SYMLINK:
             properties[TARGET] = file.target
+    if file.signature is not None:
+        properties |= {
+            UNSIGNED: file.signature.unsigned,
+            UNSIGNED_SHA256: file.signature.unsigned_sha256,
+            SIGNATURE: file.signature.file,
+            SIGNATURE_SHA256: file.signature.sha256,
+            SIGNER: file.signature.signer,
+        }
     component["properties"] = _properties(properties)
     return component
 

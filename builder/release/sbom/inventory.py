@@ -11,7 +11,17 @@ from builder.artifacts import Archive, Lock, Output
 from builder.errors import ImageError
 from builder.recipe.merged import Recipe
 from builder.release.sbom.facts import PackageFacts, dependencies
-from builder.release.sbom.model import INITRD, RECIPE, ROOT, TREES, UKI, File, Inventory, Package
+from builder.release.sbom.model import (
+    INITRD,
+    RECIPE,
+    ROOT,
+    TREES,
+    UKI,
+    File,
+    Inventory,
+    Package,
+    Signature,
+)
 from builder.tree import Kind, Node, Origin, Tree
 
 # Debian policy, 5.6.1: "name", or "name (version)" where the source package's version is another.
@@ -28,6 +38,7 @@ def take_inventory(
     root_hash: str,
     disk: Output,
     uki: Output,
+    signatures: Mapping[str, Signature] | None = None,
 ) -> Inventory:
     """Take the inventory of a build.
 
@@ -41,6 +52,7 @@ def take_inventory(
         root_hash: dm-verity root hash, hex.
         disk: disk.raw, finished.
         uki: uki.efi, finished.
+        signatures: SHA-256 (hex) of a module that this build signed -> what it is made of.
 
     Raises:
         ImageError: a file came from a package that is not locked.
@@ -57,7 +69,7 @@ def take_inventory(
         for archive in group
     }
     files = [
-        _file(tree, path, node, _origin_ref(path, node.origin, origins, recipe_files))
+        _file(tree, path, node, _origin_ref(path, node.origin, origins, recipe_files), signatures or {})
         for tree, path, node in _nodes(trees, uki_inputs)
     ]
     inside: dict[str, set[str]] = {
@@ -138,9 +150,10 @@ def _origin_ref(
         ) from None
 
 
-def _file(tree: str, path: str, node: Node, origin: str) -> File:
+def _file(tree: str, path: str, node: Node, origin: str, signatures: Mapping[str, Signature]) -> File:
     if node.kind is not Kind.FILE:
         return File(tree=tree, path=path, kind=node.kind, origin=origin, target=node.target)
+    sha256 = hashlib.sha256(node.content).hexdigest()
     return File(
         tree=tree,
         path=path,
@@ -148,7 +161,8 @@ def _file(tree: str, path: str, node: Node, origin: str) -> File:
         origin=origin,
         size=len(node.content),
         sha1=hashlib.sha1(node.content, usedforsecurity=False).hexdigest(),
-        sha256=hashlib.sha256(node.content).hexdigest(),
+        sha256=sha256,
+        signature=signatures.get(sha256),
     )
 
 

@@ -40,6 +40,25 @@ class Package:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """What a signed module is made of: two files that are published beside the image, and nothing else.
+
+    Attributes:
+        unsigned: name of the module without the signature.
+        unsigned_sha256: 64 hex digits.
+        file: name of the detached signature.
+        sha256: of the signature, 64 hex digits.
+        signer: subject of the certificate that it verifies with (RFC 4514).
+    """
+
+    unsigned: str
+    unsigned_sha256: str
+    file: str
+    sha256: str
+    signer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class File:
     """One path of a tree.
 
@@ -52,6 +71,7 @@ class File:
         sha1: of a file's bytes, 40 hex digits; empty for the other kinds. SPDX 2.3, 8.4, asks for it.
         sha256: of a file's bytes, 64 hex digits; empty for the other kinds.
         target: of a symlink.
+        signature: of a module that the build signed; None for every other file.
     """
 
     tree: str
@@ -62,6 +82,7 @@ class File:
     sha1: str = ""
     sha256: str = ""
     target: str = ""
+    signature: Signature | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ nothing but the standard library.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ from measurements.strictjson import Fields, loads
 CYCLONEDX = "sbom.cdx.json"
 ORIGIN, SIZE, KIND, TARGET = (f"goldsmith:{name}" for name in ("origin", "size", "kind", "target"))
 ROOT_HASH = "goldsmith:verity-root-hash"
+#: Of a signed module: the module without its signature, the signature, and who made it.
+UNSIGNED, UNSIGNED_SHA256 = "goldsmith:unsigned", "goldsmith:unsigned-sha256"
+SIGNATURE, SIGNATURE_SHA256 = "goldsmith:signature", "goldsmith:signature-sha256"
+SIGNER = "goldsmith:signer"
 
 MAX_DOCUMENT = 128 << 20
 MAX_PATHS = 1_000_000
@@ -27,6 +32,7 @@ _MAX_PATH = 4096
 _MAX_TEXT = 1024
 _KINDS = frozenset({"file", "directory", "symlink", "character-device"})
 _SPEC = "1.6"
+_HEX = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +59,25 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """What a signed module is made of; digests are SHA-256, 64 hex digits.
+
+    Attributes:
+        unsigned: file of the release with the module alone.
+        unsigned_sha256: its digest.
+        file: file of the release with the signature alone.
+        sha256: its digest.
+        signer: subject of the signer's certificate.
+    """
+
+    unsigned: str
+    unsigned_sha256: str
+    file: str
+    sha256: str
+    signer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """One path of a tree.
 
@@ -64,6 +89,7 @@ class Place:
         size: bytes of a file; 0 otherwise.
         sha256: of a file, hex; empty otherwise.
         target: of a symlink; empty otherwise.
+        signature: of a module that the build signed; None otherwise.
     """
 
     tree: str
@@ -73,6 +99,7 @@ class Place:
     size: int
     sha256: str
     target: str
+    signature: Signature | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,8 +229,23 @@ def _places(tree: str, component: Fields) -> dict[str, Place]:
             size=int(size),
             sha256=_sha256(item) if kind == "file" else "",
             target=properties.get(TARGET, ""),
+            signature=_signature(item.where, properties),
         )
     return found
+
+
+def _signature(where: str, properties: Mapping[str, str]) -> Signature | None:
+    if SIGNATURE not in properties:
+        return None
+    values = [
+        properties.get(name, "") for name in (UNSIGNED, UNSIGNED_SHA256, SIGNATURE, SIGNATURE_SHA256, SIGNER)
+    ]
+    unsigned, unsigned_sha256, file, sha256, signer = values
+    if not all(values) or not _HEX.fullmatch(unsigned_sha256) or not _HEX.fullmatch(sha256):
+        raise FormatError(f"{where}: a signature without the module's name or digest, its own or its signer")
+    return Signature(
+        unsigned=unsigned, unsigned_sha256=unsigned_sha256, file=file, sha256=sha256, signer=signer
+    )
 
 
 def _source(ref: str, component: Fields) -> Source:

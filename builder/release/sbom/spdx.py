@@ -150,6 +150,11 @@ def _file(file: File, inventory: Inventory) -> dict[str, Any]:
     }
     if file.origin in inventory.steps:
         element["comment"] = f"written by the build's step: {inventory.steps[file.origin]}"
+    if (made := file.signature) is not None:
+        element["comment"] = (
+            f"{made.unsigned} (SHA-256 {made.unsigned_sha256}), compiled from this package's source, with the "
+            f"signature {made.file} (SHA-256 {made.sha256}) of {made.signer}"
+        )
     return element
 
 

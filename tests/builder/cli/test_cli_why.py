@@ -18,7 +18,7 @@ from measurements import golden
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "release"))
 
-from sbom_samples import LIBC, MOUNT, inventory
+from sbom_samples import LIBC, MOUNT, inventory, signature
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +95,27 @@ def test_json_has_one_object_a_path(capfd):
     }  # fmt: skip
     assert (link["kind"], link["target"]) == ("symlink", "mount")
     assert link["origin"] == {"kind": "declaration", "name": "recipe of small"}
+
+
+def test_a_signed_module_is_told_with_its_parts(capfd, release):
+    write_sboms(inventory(signatures=signature()), release)
+    told = why(capfd, "/usr/lib/modules/x.ko")
+    assert f"x.ko, sha256 {'a' * 64}, with the signature\n" in told
+    assert f"x.ko.p7s, sha256 {'b' * 64}, of CN=Somebody\n" in told
+    places = answer(capfd, "/usr/lib/modules/x.ko", "/usr/bin/mount")["paths"]
+    assert [place.get("signature") for place in places] == [
+        {"unsigned": "x.ko", "unsigned_sha256": "a" * 64, "file": "x.ko.p7s", "sha256": "b" * 64,
+         "signer": "CN=Somebody"},
+    ] * 2 + [None]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new"), [("b" * 64, "b" * 63), ('"CN=Somebody"', '""')])
+def test_half_a_signature_is_an_error(capfd, release, old, new):
+    write_sboms(inventory(signatures=signature()), release)
+    path = release / "sbom.cdx.json"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    assert "a signature without" in why(capfd, "/usr/lib/modules/x.ko", code=3)
 
 
 def test_an_unknown_path_gets_the_nearest_names(capfd):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from builder.artifacts import Archive, Lock, Output, PythonPin
@@ -9,6 +10,7 @@ from builder.recipe.merged import Recipe, RecipeFile
 from builder.recipe.model import Compiler, Distribution, Layer, Toolbox
 from builder.release.sbom.facts import package_facts
 from builder.release.sbom.inventory import take_inventory
+from builder.release.sbom.model import Signature
 from builder.tar import Entry
 from builder.tree import Kind, Node, Origin, Tree
 
@@ -109,6 +111,14 @@ def recipe() -> Recipe:
         compiler=Compiler(), module_sources=(), patches={}, firmware=(), platforms=(), sev_snp=(), tdx=(),
         variables={}, path=Path("recipes/small/recipe.yaml"), sources=(),
     )  # fmt: skip
+
+
+def signature() -> dict[str, Signature]:
+    """What `x.ko` of `trees` is made of, if its bytes are those of a signed module."""
+    made = Signature(
+        unsigned="x.ko", unsigned_sha256="a" * 64, file="x.ko.p7s", sha256="b" * 64, signer="CN=Somebody"
+    )
+    return {hashlib.sha256(b"module").hexdigest(): made}
 
 
 def inventory(**changes):

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from builder.artifacts import Output, PackageShare
-from builder.errors import GoldenMismatchError, UsageError
+from builder.errors import GoldenMismatchError, ImageError, UsageError
 from builder.recipe.model import FirmwareSource, Platform
-from builder.release.golden import check_committed, sign_release
+from builder.release.golden import check_committed, check_signed, sign_release
 from builder.release.manifest import Manifest, Part, changed_parts, dump, load, output_of
 from builder.release.publish import publish
 from measurements import golden
@@ -29,7 +29,7 @@ from measurements.keys import KeyAlgorithm, generate, load_public_key
 from measurements.prediction import BootPath, FirmwareIdentity, LaunchShape, Prediction
 
 
-def prediction(command_line: bytes = b"ro") -> Prediction:
+def prediction(command_line: bytes = b"ro", *, vcpus: int = 2) -> Prediction:
     event = Event(
         register=11,
         type=EventType.IPL,
@@ -44,7 +44,7 @@ def prediction(command_line: bytes = b"ro") -> Prediction:
             boot=BootPath.DISK,
             machine="pc-q35-10.0",
             memory_mib=2048,
-            vcpus=2,
+            vcpus=vcpus,
         ),
         registers=(
             RegisterPrediction(
@@ -209,6 +209,53 @@ def test_a_qcow2_made_on_demand_neither_disagrees_nor_is_committed(tmp_path):
     check_committed(with_qcow2, committed, scratch=False, accept=True)
     assert golden.parse(committed.read_bytes()) == document()
     check_committed(with_qcow2, committed, scratch=False, accept=False)
+
+
+def with_outputs(found: golden.GoldenDocument, **digits: str) -> golden.GoldenDocument:
+    """The same with more outputs, or others of the same name: file name, ``_`` for its dots -> digit of its digest."""
+    outputs = {output.name: output for output in found.outputs}
+    for name, digit in digits.items():
+        file = name.replace("_", ".")
+        outputs[file] = golden.Output(name=file, size=1, sha256=digit * 64)
+    return replace(found, outputs=tuple(outputs[name] for name in sorted(outputs)))
+
+
+def test_signed_modules_move_the_root_hash_and_what_follows_from_it():
+    before = with_outputs(document(), x_ko="4")
+    after = with_outputs(
+        document(b"another root hash"), disk_raw="5", x_ko="4", x_ko_p7s="6", modules_pem="6"
+    )
+    check_signed(before, after)
+    check_signed(before, before)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda found: replace(found, inputs=golden.Inputs(recipe="9" * 64, lock="2" * 64)), "recipe sha256"),
+        (lambda found: replace(found, inputs=golden.Inputs(recipe="1" * 64, lock="9" * 64)), "lock sha256"),
+        (lambda found: replace(found, image=replace(found.image, svn=2)), "svn"),
+        (lambda found: with_outputs(found, x_ko="9"), "output x.ko: sha256: 4+ -> 9+"),
+        (lambda found: replace(found, outputs=found.outputs[:1]), "output x.ko: sha256: 4+ -> absent"),
+        (lambda found: with_outputs(found, more="9"), "output more: sha256: absent -> 9+"),
+        (lambda found: replace(found, predictions=(moved(found.predictions[0]),)), "PCR 11.*uki .linux"),
+        (lambda found: replace(found, predictions=(prediction(vcpus=4),)), "launch shape"),
+    ],
+)
+def test_what_else_moves_with_signed_modules_is_an_error(change, named):
+    found = with_outputs(document(), x_ko="4")
+    with pytest.raises(ImageError, match=named):
+        check_signed(found, change(found))
+
+
+def moved(found: Prediction) -> Prediction:
+    """The same with another kernel."""
+    (register,) = found.registers
+    event = replace(
+        register.alternatives[0].events[0], cause="uki .linux", digests=digests_of(b"x", DEFAULT_BANKS)
+    )
+    sequence = Sequence(label="boot", events=(event,))
+    return replace(found, registers=(replace(register, alternatives=(sequence,)),))
 
 
 def test_a_scratch_build_never_becomes_the_committed_document(tmp_path):

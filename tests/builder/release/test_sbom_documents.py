@@ -12,7 +12,7 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
-from sbom_samples import KERNEL, LIBC, LOCK, MOUNT, STUB, inventory, trees
+from sbom_samples import KERNEL, LIBC, LOCK, MOUNT, STUB, inventory, signature, trees
 from spdx_tools.spdx.parser.jsonlikedict.json_like_dict_parser import JsonLikeDictParser
 from spdx_tools.spdx.spdx_element_utils import calculate_package_verification_code
 from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
@@ -118,6 +118,25 @@ def test_every_file_stands_once_in_spdx():
             assert {entry["algorithm"]: entry["checksumValue"] for entry in item["checksums"]} == {
                 "SHA1": hashlib.sha1(content).hexdigest(), "SHA256": hashlib.sha256(content).hexdigest(),
             }  # fmt: skip
+
+
+def test_a_signed_module_names_its_parts_in_both():
+    signed = inventory(signatures=signature())
+    value = json.loads(to_spdx(signed, producer="0"))
+    comments = [item["comment"] for item in value["files"] if item["fileName"].endswith("x.ko")]
+    assert len(comments) == 2
+    for comment in comments:
+        for part in ("x.ko (SHA-256 " + "a" * 64, "x.ko.p7s (SHA-256 " + "b" * 64, "of CN=Somebody"):
+            assert part in comment
+    value = json.loads(to_cyclonedx(signed, producer="0"))
+    root = next(item for item in value["components"] if item["bom-ref"] == "root")
+    (module,) = [item for item in root["components"] if item["name"].endswith("x.ko")]
+    properties = {entry["name"]: entry["value"] for entry in module["properties"]}
+    assert properties["goldsmith:signature-sha256"] == "b" * 64
+    assert properties["goldsmith:unsigned-sha256"] == "a" * 64
+    assert [name for name in json.dumps(value).split('"') if name == "goldsmith:signer"] == [
+        "goldsmith:signer"
+    ] * 2
 
 
 def related(value, element: str, kind: str):

@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from builder.cli import run
+from builder.image.secureboot.modules import check_module_signature, sign_module
+from builder.image.secureboot.signer import load_signer
 from builder.image.secureboot.variables import VENDORS, read_update
 from measurements.errors import NotPredictableError
 from measurements.events import HashAlgorithm
@@ -116,6 +118,60 @@ def test_images_are_forbidden_by_hash_or_file(capfd):
     for wrong, code in (("absent.efi", 2), ("vars.fd", 3)):
         assert run([*MAKE[:2], "other", *MAKE[3:], "--forbid", wrong]) == code
         assert wrong in capfd.readouterr().err and not Path("other").exists()
+
+
+def test_db_holds_other_certificates_too(capfd):
+    assert run([*MAKE[:2], "modules", *MAKE[3:], "--name", "Modules"]) == 0
+    assert run([*MAKE, "--allow", "modules/db.pem"]) == 0
+    lists = efivar.parse_signature_lists(Path("set/db.esl").read_bytes())
+    assert [entry.data for each in lists for entry in each.signatures] == [
+        Path("set/db.der").read_bytes(), Path("modules/db.der").read_bytes(),
+    ]  # fmt: skip
+    assert Path("set/db-2.pem").read_bytes() == Path("modules/db.pem").read_bytes()
+    assert "db-2.der" in Path("set/README.txt").read_text()
+    assert run(["keys", "enrol", "set", "vars.fd", "--out", "enrolled.fd"]) == 0
+    capfd.readouterr()
+    for arguments, code, said in (
+        (["--allow", "absent.pem"], 2, "absent.pem"),
+        (["--allow", "uki.efi"], 3, "uki.efi"),
+        (["--allow", "modules/db.pem", "--allow", "modules/db.pem"], 2, "twice"),
+    ):
+        assert run([*MAKE[:2], "other", *MAKE[3:], *arguments]) == code
+        assert said in capfd.readouterr().err and not Path("other").exists()
+    Path("other").mkdir()
+    Path("other/db-2.pem").write_text("mine")
+    assert run([*MAKE[:2], "other", *MAKE[3:], "--allow", "modules/db.pem"]) == 2
+    assert Path("other/db-2.pem").read_text() == "mine"
+
+
+def test_modules_are_signed_apart(capfd):
+    assert run(MAKE) == 0
+    capfd.readouterr()
+    for name in ("one", "two"):
+        Path(f"{name}.ko").write_bytes(b"\x7fELF " + name.encode())
+    assert run(["keys", "sign-modules", "set", "one.ko", "two.ko", "--out", "out", "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert told["files"] == ["out/one.ko.p7s", "out/two.ko.p7s", "out/modules.pem"]
+    certificate = x509.load_pem_x509_certificate(Path("out/modules.pem").read_bytes())
+    assert Path("out/modules.pem").read_bytes() == Path("set/db.pem").read_bytes()
+    for name in ("one", "two"):
+        check_module_signature(
+            Path(f"{name}.ko").read_bytes(), Path(f"out/{name}.ko.p7s").read_bytes(), certificate
+        )
+    Path("signed.ko").write_bytes(sign_module(b"x", load_set("set"))[0])
+    for arguments, code, said in (
+        (["uki.efi"], 2, "expected a kernel module"),
+        (["absent.ko"], 2, "absent.ko"),
+        (["signed.ko"], 3, "signed already"),
+        (["one.ko", "./one.ko"], 2, "would be of two modules"),
+    ):
+        assert run(["keys", "sign-modules", "set", *arguments, "--out", "none"]) == code
+        assert said in capfd.readouterr().err and not Path("none").exists()
+
+
+def load_set(folder):
+    key, certificate = (Path(folder, f"db.{suffix}").read_bytes() for suffix in ("key", "pem"))
+    return load_signer(key, certificate)
 
 
 def test_images_are_forbidden_later(capfd):

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import ImageError
-from builder.image.secureboot.modules import MARKER, attach_module_signature, sign_module, split_module
+from builder.image.secureboot.modules import (
+    MARKER,
+    attach_module_signature,
+    check_module_signature,
+    sign_module,
+    split_module,
+)
 
 MODULE = b"\x7fELF and the rest of a module"
 
@@ -75,3 +81,53 @@ def test_any_trailer_splits_or_is_refused(junk):
     except ImageError:
         return
     assert attach_module_signature(module, signature or b"x") and data.startswith(module + signature)
+
+
+def test_a_signature_is_held_against_its_certificate(keys, other_keys):
+    _, signature = sign_module(MODULE, keys.image_key)
+    check_module_signature(MODULE, signature, keys.image_key.certificate)
+    with pytest.raises(ImageError, match="about other bytes"):
+        check_module_signature(MODULE + b"!", signature, keys.image_key.certificate)
+    with pytest.raises(ImageError, match="names another signer"):
+        check_module_signature(MODULE, signature, other_keys.image_key.certificate)
+    with pytest.raises(ImageError, match="names another signer"):
+        check_module_signature(MODULE, b"", keys.image_key.certificate)
+
+
+def test_a_signature_in_anothers_name_is_refused(keys, other_keys):
+    """The right issuer and serial number, and another key."""
+    _, forged = sign_module(MODULE, other_keys.image_key)
+    _, genuine = sign_module(MODULE, keys.image_key)
+    size = 2048 // 8
+    with pytest.raises(ImageError, match="about other bytes"):
+        check_module_signature(MODULE, genuine[:-size] + forged[-size:], keys.image_key.certificate)
+
+
+def test_only_the_published_form_is_taken(keys, tool, tmp_path):
+    """OpenSSL's by the same key, with certificate and attributes, would verify; it is another text of bytes."""
+    certificate = keys.image_key.certificate
+    (tmp_path / "module").write_bytes(MODULE)
+    (tmp_path / "db.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    (tmp_path / "db.key").write_bytes(keys.image_key.key_pem())
+    tool("openssl", "cms", "-sign", "-binary", "-md", "sha256", "-signer", "db.pem", "-inkey", "db.key",
+         "-in", "module", "-outform", "DER", "-out", "signature")  # fmt: skip
+    with pytest.raises(ImageError, match="not of the form"):
+        check_module_signature(MODULE, (tmp_path / "signature").read_bytes(), certificate)
+    _, signature = sign_module(MODULE, keys.image_key)
+    with pytest.raises(ImageError, match="not of the form"):
+        check_module_signature(MODULE, signature + b"\0", certificate)
+
+
+@given(st.integers(min_value=0), st.integers(min_value=1, max_value=255))
+def test_any_changed_byte_of_a_signature_is_refused(keys, place, change):
+    _, signature = sign_module(MODULE, keys.image_key)
+    broken = bytearray(signature)
+    broken[place % len(broken)] ^= change
+    with pytest.raises(ImageError):
+        check_module_signature(MODULE, bytes(broken), keys.image_key.certificate)
+
+
+@given(st.binary(max_size=600))
+def test_arbitrary_bytes_are_no_signature(keys, junk):
+    with pytest.raises(ImageError):
+        check_module_signature(MODULE, junk, keys.image_key.certificate)
