@@ -72,8 +72,8 @@ def live_machine(
     addon = extension(tools, folder, standin=standin)
     machine = launch.machine if standin is None else replace(launch.machine, devices=(EDU,))
     with powered_machine(
-        tools, replace(launch, machine=machine), disk, folder, companions=[addon, *companions], smbios_string=smbios_string,
-        console_log=console_log,
+        tools, replace(launch, machine=machine), disk, folder, companions=[addon, *companions],
+        smbios_string=smbios_string, console_log=console_log,
     ) as (running, channel):  # fmt: skip
         nonce = secrets.token_bytes(32)
         evidence = request_evidence(
