@@ -51,9 +51,8 @@ def load_certificate(encoded: bytes) -> x509.Certificate:
     """
     try:
         certificate = x509.load_der_x509_certificate(encoded)
-        # Parsed on first use; what does not parse must fail here.
-        _ = certificate.subject, certificate.issuer.public_bytes(), certificate.tbs_certificate_bytes
-    except (ValueError, TypeError, x509.InvalidVersion) as error:
+        _touch(certificate)
+    except _MALFORMED as error:
         raise FormatError(f"X.509 certificate does not parse: {error}") from error
     return certificate
 
@@ -71,9 +70,23 @@ def load_certificates(pem: str) -> tuple[x509.Certificate, ...]:
         certificates = tuple(x509.load_pem_x509_certificates(pem.encode()))
     except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
         raise FormatError("certificates: not PEM (-----BEGIN CERTIFICATE-----)") from None
+    try:
+        for certificate in certificates:
+            _touch(certificate)
+    except _MALFORMED as error:
+        raise FormatError(f"certificates: one does not parse: {error}") from error
     if len(certificates) > MAX_ROOTS:
         raise LimitError(f"certificates: {len(certificates)}; at most {MAX_ROOTS}")
     return certificates
+
+
+#: What the library raises for a malformed certificate; older versions a KeyError, for kinds of text unknown to them.
+_MALFORMED = (ValueError, TypeError, KeyError, UnsupportedAlgorithm, x509.InvalidVersion)
+
+
+def _touch(certificate: x509.Certificate) -> None:
+    """Read what the library parses on first use, so that it fails here and not later."""
+    _ = certificate.subject, certificate.issuer.public_bytes(), certificate.tbs_certificate_bytes
 
 
 def same_key(left: AttestationPublicKey, right: AttestationPublicKey) -> bool:
