@@ -82,6 +82,16 @@ class GoldenMismatchError(BuilderError):
     exit_code = 1
 
 
+class RimError(BuilderError):
+    """A manifest of reference values is not NVIDIA's, not one, or not for this recipe."""
+
+    exit_code = 1
+
+
+class MissingRimError(BuilderError):
+    """A recipe with a GPU holds no reference values for it, and the caller demands them."""
+
+
 class UntrustedError(BuilderError):
     """A release carries no signature of anybody whom the caller trusts."""
 

@@ -37,6 +37,7 @@ from builder.modulesigning import (
 )
 from builder.pins import check_python
 from builder.progress import SILENT, Reporter
+from builder.recipe.gpu import SUFFIX as RIM_SUFFIX
 from builder.recipe.merged import Recipe
 from builder.release.golden import check_committed, check_signed, golden_document, sign_release
 from builder.release.manifest import dump, manifest_of, output_of
@@ -45,6 +46,7 @@ from builder.release.publish import publish
 from builder.release.sbom.facts import PackageFacts, package_facts
 from builder.release.sbom.inventory import take_inventory
 from builder.release.sbom.write import write_sboms
+from builder.rims import check_rims
 from builder.rootfs import (
     CompiledModule,
     KernelPackage,
@@ -75,12 +77,14 @@ class Release:
         folder: where it is.
         document: its golden document.
         notes: what the composition found worth telling.
+        warnings: what the image lacks to serve its purpose, such as reference values of its GPU.
         throwaway_key: nobody holds the key that signed it.
     """
 
     folder: Path
     document: GoldenDocument
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
     throwaway_key: bool
 
 
@@ -114,6 +118,7 @@ def build(
 
     Raises:
         LockError: the lock is stale, or the Python packages that write bytes have other versions.
+        RimError: reference values of a GPU are not signed, or about something else.
         AuditError: the image breaks a rule of the hardening profile.
         GoldenMismatchError: the values differ from the committed ones.
         ImageError: a module's signature does not hold, is missing or left over.
@@ -123,6 +128,7 @@ def build(
     check_python(lock)
     certificate = None if signing is None else certificate_pem(signing)
     declared = declared_by(recipe, module_certificate=certificate)
+    warnings = check_rims(recipe)
     with reporter.phase("toolbox"):
         tools = unpack_toolbox(lock, store)
         builds = firmware(recipe.firmware, lock, store)
@@ -170,6 +176,9 @@ def build(
             if certificate is not None:
                 published.append(folder / CERTIFICATE)
                 published[-1].write_bytes(certificate)
+            for name, manifest in recipe.rims.items():
+                published.append(folder / f"{name}{RIM_SUFFIX}")
+                published[-1].write_bytes(manifest)
             (folder / "lock.json").write_bytes(dump_lock(lock))
             outputs = [output_of(path) for path in (*published, folder / "lock.json")]
         with reporter.phase("audit"):
@@ -220,17 +229,18 @@ def build(
                 check_signed(unsigned, document)
             (folder / "golden.json").write_bytes(to_pretty(document))
             sign_release(document, keys, folder)
-            manifest = manifest_of(
+            contents = manifest_of(
                 recipe,
                 lock,
                 outputs=[*outputs, output_of(folder / "golden.json")],
                 parts=[*uki_parts(image, uki.name), *disk_parts(disk, table, image)],
                 contents={name: summarise(tree) for name, tree in trees.items()},
                 toolbox=tools.versions,
+                warnings=warnings,
             )
-            (folder / "manifest.json").write_bytes(dump(manifest))
+            (folder / "manifest.json").write_bytes(dump(contents))
         publish(folder, out)
-    return Release(folder=out, document=document, notes=notes, throwaway_key=not keys)
+    return Release(folder=out, document=document, notes=notes, warnings=warnings, throwaway_key=not keys)
 
 
 def _kernel(

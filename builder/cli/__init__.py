@@ -21,6 +21,7 @@ VERBS = {
     "diff": "say which inputs moved which registers between two golden documents",
     "verify": "decide whether evidence comes from a machine that runs the image",
     "gpu": "decide whether a report comes from a GPU that runs the reference driver and firmware",
+    "rim": "import reference values of GPUs into a recipe",
     "lock": "resolve a recipe's packages and pin every input by hash",
     "fetch": "bring every locked input into the store",
     "vault": "fill a folder with every locked input",

@@ -28,6 +28,7 @@ from builder.lock import load_lock, resolve_scratch
 from builder.modulesigning import ModuleSigning
 from builder.pipeline import Release, build
 from builder.recipe import find_recipe, load_recipe
+from builder.rims import check_rims
 from builder.store import Store
 from measurements.golden import GoldenDocument
 from measurements.prediction import Prediction
@@ -81,6 +82,10 @@ def command(
         int | None,
         typer.Option(min=1, help="compilers at a time for kernel modules (default: one a processor)"),
     ] = None,
+    require_rim: Annotated[
+        bool,
+        typer.Option("--require-rim", help="fail where no reference values of the recipe's GPU are held"),
+    ] = False,
     offline: Annotated[bool, typer.Option("--offline", help="use the store alone")] = False,
     mirror: Annotated[str | None, typer.Option(help="archive to use in place of the host's")] = None,
     vault: Annotated[Path | None, typer.Option(help="folder that was filled with `goldsmith vault`")] = None,
@@ -93,6 +98,8 @@ def command(
         raise UsageError("--module-certificate says what --module-signatures FOLDER must verify with")
     reporter = console.reporter()
     wanted = load_recipe(find_recipe(recipe))
+    for warning in check_rims(wanted, required=require_rim):
+        console.warn(warning)
     lock = load_lock(wanted)
     store = Store.default()
     options = InputOptions(mirror=mirror, vault=vault)
@@ -157,6 +164,7 @@ def _summary(release: Release, *, scratch: bool) -> dict[str, object]:
         ],
         "shapes": list(_shapes(document)),
         "notes": list(release.notes),
+        "warnings": list(release.warnings),
     }
 
 
@@ -177,6 +185,8 @@ def _print(release: Release, *, scratch: bool) -> None:
     console.out("")
     for name in _shapes(document):
         console.out(f"predicted: {name}")
+    for warning in release.warnings:
+        console.out(f"WARNING: {warning}")
     if scratch:
         console.out("SCRATCH BUILD: inputs were resolved anew for this build; do not publish its values")
     if release.throwaway_key:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from builder.errors import RecipeError, UsageError
+from builder.recipe import gpu
 from builder.recipe.check import validate
 from builder.recipe.files import files_folder, resolve_file
 from builder.recipe.merge import Merged
@@ -23,6 +24,8 @@ from builder.recipe.model import (
     TdxPlatform,
 )
 from builder.recipe.yaml import Document, read_yaml
+from measurements.errors import MeasurementError
+from measurements.gpu.expectations import GpuExpectations, RimReference
 
 MAX_FRAGMENTS = 200
 MAX_PROBLEMS = 20
@@ -150,6 +153,14 @@ def _finish(whole: RecipeDocument, document: Document, documents: list[Document]
         for index, source in enumerate(whole.module_sources)
     }
     kernel_policy = _kernel_policy(whole, merged, problems)
+    expectations, rims = _gpu(whole, document, merged, problems)
+    if expectations is not None:
+        said, folder = (
+            merged.document(("gpu",))[0].label,
+            f"{PurePosixPath(document.label).parent}/{gpu.FOLDER}",
+        )
+        own = gpu.gate_files(expectations, rims, said=said, folder=folder)
+        files["root"] = tuple(sorted((*files["root"], *own), key=lambda file: file.path))
     _raise(problems)
     assert whole.distribution is not None and whole.kernel is not None
     return Recipe(
@@ -177,7 +188,33 @@ def _finish(whole: RecipeDocument, document: Document, documents: list[Document]
         sources=tuple(item.path for item in documents),
         audit=whole.audit,
         kernel_policy=kernel_policy,
+        gpu=expectations,
+        rims={rim.id: content for rim, content in rims.items()},
     )
+
+
+def _gpu(
+    whole: RecipeDocument, document: Document, merged: Merged, problems: list[str]
+) -> tuple[GpuExpectations | None, dict[RimReference, bytes]]:
+    """Read the manifests beside the recipe, and hold them against its section ``gpu``."""
+    folder, label = document.path.parent / gpu.FOLDER, f"{PurePosixPath(document.label).parent}/{gpu.FOLDER}"
+    if whole.gpu is None:
+        if folder.exists():
+            problems.append(
+                f"{label}: reference values of GPUs, and neither the recipe nor a fragment says gpu"
+            )
+        return None, {}
+    at = merged.at(("gpu",))
+    if wrong := gpu.check_driver(whole.gpu, whole.module_sources):
+        problems.append(f"{merged.at(('gpu', 'driver'))}: {wrong}")
+    try:
+        rims = gpu.read_rims(folder, label)
+        return gpu.expectations_of(whole.gpu, rims), rims
+    except RecipeError as error:
+        problems.append(str(error))
+    except MeasurementError as error:
+        problems.append(f"{at}: {error}")
+    return None, {}
 
 
 def _kernel_policy(whole: RecipeDocument, merged: Merged, problems: list[str]) -> KernelPolicy | None:

@@ -24,6 +24,7 @@ from builder.recipe.model import (
     TdxPlatform,
     Toolbox,
 )
+from measurements.gpu.expectations import GpuExpectations, to_value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +80,8 @@ class Recipe:
         sources: every YAML file that took part, in merge order.
         audit: what the audit of the final image needs to know.
         kernel_policy: the file that ``audit.kernel_policy`` names.
+        gpu: what must hold of GPUs, with the manifests imported beside the recipe; ``None`` without a GPU.
+        rims: the bytes of these manifests, by id.
     """
 
     name: str
@@ -105,6 +108,8 @@ class Recipe:
     sources: tuple[Path, ...]
     audit: Audit = field(default_factory=Audit)
     kernel_policy: KernelPolicy | None = None
+    gpu: GpuExpectations | None = None
+    rims: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def directory(self) -> Path:
@@ -160,6 +165,8 @@ class Recipe:
         for name, declared in (("sev_snp", self.sev_snp), ("tdx", self.tdx)):
             if declared:
                 document[name] = [_dump(platform) for platform in declared]
+        if self.gpu is not None:
+            document["gpu"] = to_value(self.gpu)
         if self.module_sources:
             document["compiler"] = _dump(self.compiler)
             document["module_sources"] = [

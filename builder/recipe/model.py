@@ -241,6 +241,8 @@ class Platform(Model):
     vcpus: tuple[Annotated[int, Field(ge=1, le=4096)], ...]
 
 
+DriverVersion = Annotated[str, StringConstraints(pattern=r"^[0-9]{3,4}(\.[0-9]{1,4}){1,3}$")]
+VbiosVersion = Annotated[str, StringConstraints(pattern=r"^[0-9A-F]{2}(\.[0-9A-F]{2}){4}$")]
 RuleId = Annotated[str, StringConstraints(pattern=r"^GS-[A-Z]+-\d{3}$")]
 PortName = Annotated[str, StringConstraints(pattern=r"^(tcp|udp)/[1-9]\d{0,4}$")]
 ConfigOption = Annotated[str, StringConstraints(pattern=r"^CONFIG_[A-Z0-9_]+$", max_length=128)]
@@ -316,6 +318,29 @@ class TdxPlatform(Model):
     vcpus: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(min_length=1)
 
 
+class Vbios(Model):
+    """Which firmware GPUs may run."""
+
+    allow: tuple[VbiosVersion, ...] = Field(
+        default=(),
+        max_length=64,
+        description="versions that are allowed; absent: each that an imported RIM is about",
+    )
+
+
+class Gpu(Model):
+    """What must hold of the machine's GPUs, which the gate judges by before any work begins.
+
+    Reference values (RIMs) are imported beside the recipe with `goldsmith rim add`.
+    """
+
+    architecture: Literal["hopper", "blackwell"]
+    driver: DriverVersion = Field(description="version of the driver in the image, as NVIDIA writes it")
+    count: int = Field(default=1, ge=1, le=16, description="how many GPUs there are")
+    nvswitches: int = Field(default=0, ge=0, le=16, description="how many NVSwitches there are")
+    vbios: Vbios = Vbios()
+
+
 class Fragment(Model):
     """What a fragment may say; every key is optional."""
 
@@ -333,6 +358,7 @@ class Fragment(Model):
     platforms: tuple[Platform, ...] = ()
     sev_snp: tuple[SevSnpPlatform, ...] = ()
     tdx: tuple[TdxPlatform, ...] = ()
+    gpu: Gpu | None = None
     variables: dict[VariableName, str | SafeInteger | bool] = Field(
         default_factory=dict, description="for templates"
     )

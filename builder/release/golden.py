@@ -55,6 +55,7 @@ def golden_document(
         sev_snp=sev_snp,
         tdx=tdx,
         image_layer=image_layer,
+        gpu=recipe.gpu,
     )
 
 

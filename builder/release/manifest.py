@@ -59,6 +59,7 @@ class Manifest:
         variables: the recipe's variables, such as the evidence service's port.
         contents: tree name ("root", "initrd") -> who brought what.
         toolbox: package -> version of the tools that wrote the bytes.
+        warnings: what the image lacks to serve its purpose, such as reference values of its GPU.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Manifest:
     variables: Mapping[str, str | int | bool]
     contents: Mapping[str, tuple[PackageShare, ...]]
     toolbox: Mapping[str, str]
+    warnings: tuple[str, ...]
 
 
 def manifest_of(
@@ -87,6 +89,7 @@ def manifest_of(
     parts: Iterable[Part],
     contents: Mapping[str, tuple[PackageShare, ...]],
     toolbox: Mapping[str, str],
+    warnings: tuple[str, ...] = (),
 ) -> Manifest:
     """Assemble the manifest of a build."""
     return Manifest(
@@ -106,6 +109,7 @@ def manifest_of(
         variables=recipe.variables,
         contents=contents,
         toolbox=toolbox,
+        warnings=warnings,
     )
 
 
@@ -134,6 +138,7 @@ def dump(manifest: Manifest) -> bytes:
             for tree, shares in manifest.contents.items()
         },
         "toolbox": dict(manifest.toolbox),
+        "warnings": list(manifest.warnings),
     }
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
@@ -211,6 +216,7 @@ def _parse(value: Any, folder: Path) -> Manifest:
             for tree, content in value["contents"].items()
         },
         toolbox={str(name): str(version) for name, version in value["toolbox"].items()},
+        warnings=tuple(str(text) for text in value["warnings"]),
     )
 
 

@@ -20,6 +20,7 @@ from measurements.golden.read import parse
 from measurements.golden.sev_snp import SevSnpReference
 from measurements.golden.tdx import TdxReference
 from measurements.golden.write import to_canonical
+from measurements.gpu.expectations import GpuExpectations
 from measurements.image_layer import ImageLayer
 from measurements.prediction import Prediction
 
@@ -36,6 +37,7 @@ def document_from(
     sev_snp: Iterable[SevSnpReference] = (),
     tdx: Iterable[TdxReference] = (),
     image_layer: ImageLayer | None = None,
+    gpu: GpuExpectations | None = None,
 ) -> GoldenDocument:
     """Assemble a document: sort the outputs, group the shapes by platform, drop event data over the limit.
 
@@ -60,6 +62,7 @@ def document_from(
         sev_snp=tuple(sev_snp),
         tdx=tuple(_without_large_data_tdx(reference) for reference in tdx),
         image_layer=None if image_layer is None else _without_large_data_layer(image_layer),
+        gpu=gpu,
     )
     if parse(to_canonical(document)) != document:
         raise FormatError(

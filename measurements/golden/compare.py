@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from measurements.golden.differences import Difference, Move, digest_text, moves, register_differences
+from measurements.golden.gpu import gpu_differences
 from measurements.golden.launches import launch_differences
 from measurements.golden.model import GoldenDocument
 from measurements.image_layer import ImageLayer, Slot
@@ -24,13 +25,14 @@ _SLOT_CAUSES = {
 
 
 def compare(old: GoldenDocument, new: GoldenDocument) -> tuple[Difference, ...]:
-    """List what differs: inputs, outputs, each launch shape's registers with the guilty events, the image layer.
+    """List what differs: inputs, outputs, GPUs, each launch shape's registers with the guilty events, the image layer.
 
     Returns an empty tuple exactly when the documents are equal.
     """
     return (
         *_fields(old, new),
         *_outputs(old, new),
+        *gpu_differences(old.gpu, new.gpu),
         *launch_differences(old, new),
         *_layers(old.image_layer, new.image_layer),
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from measurements.errors import FormatError, LimitError
 from measurements.events import Event, HashAlgorithm
+from measurements.gpu.expectations import GpuExpectations
 from measurements.prediction import Prediction
 
 if TYPE_CHECKING:  # they are read and written with the limits of this module
@@ -133,6 +134,7 @@ class GoldenDocument:
         sev_snp: what SEV-SNP launches measure, in the order of the recipe.
         tdx: what trust domains measure, in the order of the recipe.
         image_layer: what the image decides on every platform; ``None`` in documents of goldsmith before it had one.
+        gpu: what the image expects of GPUs; ``None`` where it is for machines without.
     """
 
     image: ImageIdentity
@@ -145,6 +147,7 @@ class GoldenDocument:
     sev_snp: tuple[SevSnpReference, ...] = ()
     tdx: tuple[TdxReference, ...] = ()
     image_layer: ImageLayer | None = None
+    gpu: GpuExpectations | None = None
 
     def __post_init__(self) -> None:
         _check(self)

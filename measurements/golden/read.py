@@ -9,7 +9,7 @@ from measurements.events import (
     HashAlgorithm,
     RegisterPrediction,
 )
-from measurements.golden import image_layer, model, sev_snp, tdx
+from measurements.golden import gpu, image_layer, model, sev_snp, tdx
 from measurements.golden.identity import read_firmware
 from measurements.golden.model import Calculator, GoldenDocument, ImageIdentity, Inputs, Output, Validity
 from measurements.golden.registers import choice, read_ids, read_table
@@ -81,6 +81,7 @@ def _document(value: Any) -> GoldenDocument:
         image_layer=image_layer.read(fields.fields(image_layer.MEMBER), banks)
         if fields.has(image_layer.MEMBER)
         else None,
+        gpu=gpu.read(fields),
     )
     fields.end()
     return document

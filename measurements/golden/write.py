@@ -8,9 +8,10 @@ from typing import Any
 import rfc8785
 
 from measurements.events import RegisterPrediction
-from measurements.golden import image_layer, sev_snp, tdx
+from measurements.golden import gpu, image_layer, sev_snp, tdx
 from measurements.golden.model import FORMAT, FORMAT_VERSION, GoldenDocument
 from measurements.golden.registers import Table, identifier, write_table
+from measurements.gpu.expectations import to_value as gpu_value
 from measurements.moments import format_time
 from measurements.prediction import LaunchShape, Prediction, shape_to_json
 
@@ -61,7 +62,9 @@ def to_value(document: GoldenDocument) -> dict[str, Any]:
         "registers": write_table(table, banks),
         "sev_snp": [sev_snp.write(reference) for reference in document.sev_snp],
         "tdx": tdx.write_all(document.tdx),
-    } | ({} if layer is None else {image_layer.MEMBER: image_layer.write(layer)})
+        **({} if layer is None else {image_layer.MEMBER: image_layer.write(layer)}),
+        **({} if document.gpu is None else {gpu.MEMBER: gpu_value(document.gpu)}),
+    }
 
 
 def _shape(prediction: Prediction, table: Table[RegisterPrediction]) -> dict[str, Any]:
