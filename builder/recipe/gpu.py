@@ -54,7 +54,7 @@ def read_rims(folder: Path, label: str) -> dict[RimReference, bytes]:
     if not folder.exists():
         return {}
     try:
-        entries = _index(_read(folder / INDEX, MAX_INDEX_BYTES), f"{label}/{INDEX}")
+        entries = _index(_read(folder / INDEX, MAX_INDEX_BYTES, label), f"{label}/{INDEX}")
         found = sorted(path.name for path in folder.iterdir())
     except OSError as error:
         raise RecipeError(
@@ -72,7 +72,7 @@ def read_rims(folder: Path, label: str) -> dict[RimReference, bytes]:
     for rim in entries:
         name = f"{rim.id}{SUFFIX}"
         try:
-            content = _read(folder / name, MAX_RIM_BYTES)
+            content = _read(folder / name, MAX_RIM_BYTES, label)
         except OSError as error:
             raise RecipeError(f"{label}/{name}: cannot be read: {error.strerror}") from error
         sha256 = hashlib.sha256(content).hexdigest()
@@ -157,11 +157,11 @@ def _index(data: bytes, what: str) -> list[RimReference]:
     return rims
 
 
-def _read(path: Path, limit: int) -> bytes:
+def _read(path: Path, limit: int, label: str) -> bytes:
     if path.is_symlink():
-        raise RecipeError(f"{path.parent.name}/{path.name}: is a symbolic link; expected a file")
+        raise RecipeError(f"{label}/{path.name}: is a symbolic link; expected a file")
     with path.open("rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise RecipeError(f"{path.parent.name}/{path.name}: larger than {limit} bytes")
+        raise RecipeError(f"{label}/{path.name}: larger than {limit} bytes")
     return data

@@ -153,14 +153,8 @@ def _finish(whole: RecipeDocument, document: Document, documents: list[Document]
         for index, source in enumerate(whole.module_sources)
     }
     kernel_policy = _kernel_policy(whole, merged, problems)
-    expectations, rims = _gpu(whole, document, merged, problems)
-    if expectations is not None:
-        said, folder = (
-            merged.document(("gpu",))[0].label,
-            f"{PurePosixPath(document.label).parent}/{gpu.FOLDER}",
-        )
-        own = gpu.gate_files(expectations, rims, said=said, folder=folder)
-        files["root"] = tuple(sorted((*files["root"], *own), key=lambda file: file.path))
+    expectations, rims, own = _gpu(whole, document, merged, problems)
+    files["root"] = tuple(sorted((*files["root"], *own), key=lambda file: file.path))
     _raise(problems)
     assert whole.distribution is not None and whole.kernel is not None
     return Recipe(
@@ -195,26 +189,28 @@ def _finish(whole: RecipeDocument, document: Document, documents: list[Document]
 
 def _gpu(
     whole: RecipeDocument, document: Document, merged: Merged, problems: list[str]
-) -> tuple[GpuExpectations | None, dict[RimReference, bytes]]:
-    """Read the manifests beside the recipe, and hold them against its section ``gpu``."""
+) -> tuple[GpuExpectations | None, dict[RimReference, bytes], tuple[RecipeFile, ...]]:
+    """Read the manifests beside the recipe, and hold them against its section ``gpu``; give the image's files."""
     folder, label = document.path.parent / gpu.FOLDER, f"{PurePosixPath(document.label).parent}/{gpu.FOLDER}"
     if whole.gpu is None:
         if folder.exists():
             problems.append(
                 f"{label}: reference values of GPUs, and neither the recipe nor a fragment says gpu"
             )
-        return None, {}
+        return None, {}, ()
     at = merged.at(("gpu",))
     if wrong := gpu.check_driver(whole.gpu, whole.module_sources):
         problems.append(f"{merged.at(('gpu', 'driver'))}: {wrong}")
     try:
         rims = gpu.read_rims(folder, label)
-        return gpu.expectations_of(whole.gpu, rims), rims
+        expectations = gpu.expectations_of(whole.gpu, rims)
+        said = merged.document(("gpu",))[0].label
+        return expectations, rims, gpu.gate_files(expectations, rims, said=said, folder=label)
     except RecipeError as error:
-        problems.append(str(error))
+        problems.append(f"{error} ({error.hint})" if error.hint else str(error))
     except MeasurementError as error:
         problems.append(f"{at}: {error}")
-    return None, {}
+    return None, {}, ()
 
 
 def _kernel_policy(whole: RecipeDocument, merged: Merged, problems: list[str]) -> KernelPolicy | None:
