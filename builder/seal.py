@@ -321,6 +321,7 @@ def _document(
         sev_snp=sev_snp,
         tdx=tdx,
         image_layer=image_layer,
+        gpu=document.gpu,
     )
 
 

@@ -36,7 +36,7 @@ def test_written_and_read(expectations):
 
 
 def test_the_policy_in_the_image_is_the_member():
-    """docs/golden-format.md, 8: canonical, and one newline."""
+    """docs/golden-format.md, "GPUs": canonical, and one newline."""
     canonical = golden.to_canonical(with_gpu()).decode()
     policy = serialize(EXPECTED).decode()
     assert policy.endswith("}\n") and f'"gpu":{policy[:-1]},"image"' in canonical

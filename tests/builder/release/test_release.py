@@ -107,6 +107,7 @@ def release(tmp_path: Path) -> tuple[Path, Manifest]:
         variables={"evidence_port": 8440},
         contents={"root": (PackageShare(name="systemd", version="257", files=3, size=12),)},
         toolbox={"erofs-utils": "1.8.6-1"},
+        warnings=("no RIM",),
     )
     (folder / "manifest.json").write_bytes(dump(manifest))
     return folder, manifest
