@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-RECIPE ?= base
+RECIPE ?= gpu-cc
 DIST ?= dist/$(RECIPE)
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -33,7 +33,7 @@ $(STAMP): requirements-bootstrap.txt requirements.txt pyproject.toml
 	@$(PYTHON) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-image: $(STAMP) ## build RECIPE (default: base) into dist/RECIPE, predict its registers, sign the golden document
+image: $(STAMP) ## build RECIPE (default: gpu-cc; base is smaller) into dist/RECIPE, predict its registers, sign the golden document
 	@$(VENV)/bin/goldsmith build $(RECIPE) --out $(DIST) --quickstart
 
 boot: $(STAMP) ## boot dist/RECIPE in QEMU with a software TPM and verify it
@@ -52,7 +52,7 @@ lint: $(STAMP) ## ruff, mypy --strict, import contracts
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports --no-logo
 
-reproduce: $(STAMP) ## build RECIPE twice in different surroundings and compare every output
+reproduce: $(STAMP) ## build base and gpu-cc again in other surroundings and compare every output
 	@$(PYTHON) -m pytest -q tests/integration/test_reproducible.py
 
 bench: $(STAMP) ## time every phase of a build

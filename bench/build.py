@@ -1,7 +1,7 @@
 """Time every phase of a build, as CPU and wall seconds: python bench/build.py [RECIPE] [--runs N].
 
 Three cases, each in a fresh interpreter and each from a store that holds every archive:
-  cold     nothing is unpacked yet: the first build of a machine after `goldsmith fetch`
+  cold     nothing is unpacked or compiled yet: the first build of a machine after `goldsmith fetch`
   warm     the store keeps what earlier builds unpacked
   changed  warm, and one file of the recipe has another content than in the build before
 """
@@ -22,6 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CASES = ("cold", "warm", "changed")
+#: Seconds of a run that is not repeated.
+LONG = 60.0
 
 
 def cpu() -> float:
@@ -67,7 +69,8 @@ def build_once(recipe: str, store: str, out: str) -> None:
     watch.phases.append(("recipe and lock", cpu() - started, 0.0))
     # A recipe in a folder of its own has no committed golden document, so the values are not compared.
     build(loaded, lock, store=Store(Path(store)), out=Path(out), reporter=watch)
-    print(json.dumps({"phases": watch.phases, "cpu": cpu(), "wall": time.monotonic() - START}))
+    phases = {name: used for name, *used in watch.phases}
+    print(json.dumps({"phases": phases, "cpu": cpu(), "wall": time.monotonic() - START}))
 
 
 def run_case(case: str, recipe: str, scratch: Path, number: int) -> dict:
@@ -87,6 +90,14 @@ def run_case(case: str, recipe: str, scratch: Path, number: int) -> dict:
     return json.loads(answer.stdout)
 
 
+def run_all(case: str, recipe: str, scratch: Path, runs: int) -> list[dict]:
+    """Run a case as often as asked; one that takes long, since it compiles kernel modules, once."""
+    found = [run_case(case, recipe, scratch, 0)]
+    while len(found) < runs and found[0]["wall"] < LONG:
+        found.append(run_case(case, recipe, scratch, len(found)))
+    return found
+
+
 def link_or_copy(source: str, target: str) -> None:
     try:
         Path(target).hardlink_to(source)
@@ -98,8 +109,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("recipe", nargs="?", default="base")
-    parser.add_argument("--runs", type=int, default=3, help="runs of each case; the median is printed")
+    parser.add_argument("recipe", nargs="?", default="gpu-cc")
+    parser.add_argument(
+        "--runs",
+        type=int,
+        default=3,
+        help=f"runs of a case; one that takes {LONG:.0f} s runs once; medians are printed",
+    )
     arguments = parser.parse_args()
     root = Path(__file__).parent.parent
     subprocess.run([sys.executable, "-m", "builder.cli", "fetch", arguments.recipe], check=True, cwd=root)
@@ -107,17 +123,14 @@ def main() -> None:
         scratch = Path(name)
         shutil.copytree(root / "recipes", scratch / "recipes", ignore=shutil.ignore_patterns("golden.json"))
         shutil.copy(root / "requirements.txt", scratch)
-        results = {
-            case: [run_case(case, arguments.recipe, scratch, number) for number in range(arguments.runs)]
-            for case in CASES
-        }
-    phases = [phase[0] for phase in results["warm"][0]["phases"]]
+        results = {case: run_all(case, arguments.recipe, scratch, arguments.runs) for case in CASES}
+    phases = list(dict.fromkeys(name for case in CASES for name in results[case][0]["phases"]))
     print(f"{'CPU seconds (wall)':<24}" + "".join(f"{case:>16}" for case in CASES))
-    for index, phase in enumerate(phases):
+    for phase in phases:
         cells = [
-            (
-                statistics.median(run["phases"][index][1] for run in results[case]),
-                statistics.median(run["phases"][index][2] for run in results[case]),
+            tuple(
+                statistics.median(run["phases"].get(phase, (0, 0))[index] for run in results[case])
+                for index in (0, 1)
             )
             for case in CASES
         ]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from builder.cli import VERBS
+from builder.cli.arguments import DEFAULT_RELEASE
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -29,6 +30,15 @@ def test_every_make_target_of_the_readme_exists():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"(?:^|`)make ([a-z]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
     assert named and named <= targets
+
+
+def test_the_default_image_is_one_and_the_same():
+    """What `make image` builds, what verbs look at, what is timed, and what the contract says."""
+    named = re.findall(r"^RECIPE \?= (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert named == [DEFAULT_RELEASE.name]
+    assert f"`make image [RECIPE={DEFAULT_RELEASE.name}]`" in (ROOT / "docs/cli.md").read_text()
+    assert f'"recipe", nargs="?", default="{DEFAULT_RELEASE.name}"' in (ROOT / "bench/build.py").read_text()
+    assert (ROOT / "recipes" / DEFAULT_RELEASE.name / "recipe.yaml").is_file()
 
 
 def test_decisions_have_distinct_numbers():

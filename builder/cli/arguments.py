@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import NoReturn
 
 from builder.errors import UsageError
+
+#: What `make image` fills, and verbs that look at a release look at unless they are told another.
+DEFAULT_RELEASE = Path("dist/gpu-cc")
 
 
 class Parser(argparse.ArgumentParser):

@@ -24,6 +24,7 @@ from builder.audit.report import (
 )
 from builder.audit.sarif import dump_sarif
 from builder.cli import console
+from builder.cli.arguments import DEFAULT_RELEASE
 from builder.cli.files import parse_file, read_limited
 from builder.errors import UsageError
 from builder.fetch import fetch
@@ -40,7 +41,7 @@ _DISK, _UKI, _LOCK, _GOLDEN = "disk.raw", "uki.efi", "lock.json", "golden.json"
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="release folder")] = Path("dist/base"),
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="release folder")] = DEFAULT_RELEASE,
     recipe: Annotated[
         str | None,
         typer.Option(help="hold the image against this recipe in place of what its audit.json declares"),

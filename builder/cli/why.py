@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.cli import console
-from builder.cli.arguments import Parser
+from builder.cli.arguments import DEFAULT_RELEASE, Parser
 from builder.cli.files import parse_file
 from builder.errors import UsageError
 from builder.globs import is_pattern, translate
@@ -35,7 +35,13 @@ def main(arguments: list[str]) -> int:
     )
     add = parser.add_argument
     add("paths", metavar="PATH", nargs="+", help="path in the image; * ? match within a component, ** across")
-    add("--release", metavar="DIR", type=Path, default=Path("dist/base"), help="release folder (dist/base)")
+    add(
+        "--release",
+        metavar="DIR",
+        type=Path,
+        default=DEFAULT_RELEASE,
+        help=f"release folder ({DEFAULT_RELEASE})",
+    )
     add("--json", action="store_true", help="print a JSON object")
     given = parser.parse_args(arguments)
     contents = _read(given.release)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import socket
 
 import pytest
-from running import RECIPE, ROOT, link_or_copy
+from running import ROOT, link_or_copy
 
 from measurements import golden
 
@@ -17,49 +18,65 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def checkout(tmp_path):
     """A copy of what a build reads, without committed values; returns the recipe's folder."""
-    folder = tmp_path / "checkout"
+    return copy_of("base", tmp_path / "checkout")
+
+
+def copy_of(image, folder):
     (folder / "recipes").mkdir(parents=True)
     shutil.copy(ROOT / "requirements.txt", folder)
-    shutil.copytree(ROOT / "recipes" / "common", folder / "recipes" / "common")
-    shutil.copytree(RECIPE, folder / "recipes" / "base")
-    (folder / "recipes" / "base" / "golden.json").unlink(missing_ok=True)
-    return folder / "recipes" / "base"
+    for name in ("common", image):
+        shutil.copytree(ROOT / "recipes" / name, folder / "recipes" / name)
+    (folder / "recipes" / image / "golden.json").unlink(missing_ok=True)
+    return folder / "recipes" / image
 
 
-def age(lock_path) -> str:
-    """Make the lock name a version of one package that no archive has any more; return "name=version"."""
+def age(lock_path, *names) -> list[str]:
+    """Make the lock name a version of these packages that no archive has any more; return "name=version"."""
     lock = json.loads(lock_path.read_bytes())
-    archive = next(item for item in lock["archives"] if item["name"] == "mtools")
-    old, archive["version"] = archive["version"], "4.0.0-1"
-    archive["path"] = archive["path"].replace(old, "4.0.0-1")
-    archive["sha256"] = "ab" * 32
-    text = json.dumps(lock).replace(f"mtools={old}", "mtools=4.0.0-1")
-    lock_path.write_text(json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n")
-    return "mtools=4.0.0-1"
+    for archive in lock["archives"]:
+        if archive["name"] in names:
+            old, archive["version"] = archive["version"], "0.0.1-1"
+            archive["path"] = archive["path"].replace(old, "0.0.1-1")
+            archive["sha256"] = hashlib.sha256(archive["name"].encode()).hexdigest()
+            for members in lock["sets"].values():
+                members[:] = [
+                    item.replace(f"{archive['name']}={old}", f"{archive['name']}=0.0.1-1") for item in members
+                ]
+    lock["archives"].sort(key=lambda archive: (archive["name"], archive["version"]))
+    lock["sets"] = {name: sorted(members) for name, members in lock["sets"].items()}
+    lock_path.write_text(json.dumps(lock, indent=2, sort_keys=True) + "\n")
+    return [f"{name}=0.0.1-1" for name in names]
 
 
 def test_archive_that_left_every_source_stops_a_build(goldsmith, store, checkout, tmp_path):
-    name = age(checkout / "lock.json")
+    age(checkout / "lock.json", "mtools")
     done = goldsmith("build", checkout, "--out", tmp_path / "out", timeout=300)
     assert done.code == 3
-    assert name.partition("=")[0] in done.stderr and "4.0.0-1" in done.stderr
+    assert "mtools" in done.stderr and "0.0.1-1" in done.stderr
     assert "goldsmith lock" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_quickstart_builds_from_a_scratch_lock_and_says_so(goldsmith, store, checkout, tmp_path):
-    name = age(checkout / "lock.json")
-    before = (checkout / "lock.json").read_bytes()
-    done = goldsmith("build", checkout, "--out", tmp_path / "out", "--quickstart", "--json", timeout=600)
+def test_quickstart_builds_from_a_scratch_lock_and_says_so(goldsmith, gpu_release, tmp_path):
+    """The default image, of which a tool, a part of the compiler and the driver's source left: all is resolved anew."""
+    recipe = copy_of("gpu-cc", tmp_path / "checkout")
+    gone = ["mtools", "mawk", "nvidia-open-kernel-source"]
+    names = age(recipe / "lock.json", *gone)
+    before = (recipe / "lock.json").read_bytes()
+    done = goldsmith("build", recipe, "--out", tmp_path / "out", "--quickstart", "--json", timeout=900)
     assert done.code == 0, done.stderr
-    assert f"{name} has left every source" in done.stderr
+    for name in names:
+        assert f"{name} has left every source" in done.stderr
     assert "scratch lock" in done.stderr
     assert json.loads(done.stdout)["scratch"] is True
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_bytes())
     assert manifest["inputs"]["scratch"] is True
-    assert manifest["toolbox"]["mtools"] != "4.0.0-1"
-    assert (checkout / "lock.json").read_bytes() == before, "the committed lock is not touched"
-    assert not (checkout / "golden.json").exists()
+    used = json.loads((tmp_path / "out" / "lock.json").read_bytes())
+    versions = {archive["name"]: archive["version"] for archive in used["archives"]}
+    assert not [name for name in gone if versions[name] == "0.0.1-1"]
+    assert (tmp_path / "out" / "nvidia.ko").stat().st_size > 10 << 20
+    assert (recipe / "lock.json").read_bytes() == before, "the committed lock is not touched"
+    assert not (recipe / "golden.json").exists()
 
 
 def test_quickstart_of_a_whole_lock_is_no_scratch_build(goldsmith, store, checkout, tmp_path):
