@@ -13,6 +13,7 @@ from attester import document
 from test_cli_verbs import run_as_verifier
 
 from builder.cli import run
+from builder.cli.arguments import DEFAULT_RELEASE
 from builder.release.sbom.write import write_sboms
 from measurements import golden
 
@@ -23,7 +24,7 @@ from sbom_samples import LIBC, MOUNT, inventory, signature
 
 @pytest.fixture(autouse=True)
 def release(tmp_path) -> Path:
-    folder = tmp_path / "dist" / "base"
+    folder = tmp_path / DEFAULT_RELEASE
     folder.mkdir(parents=True)
     write_sboms(inventory(), folder)
     return folder
