@@ -28,7 +28,7 @@ from measurements.errors import MeasurementError
 from measurements.events import Stability
 from measurements.keys import KeyAlgorithm, PublicKey, generate
 from measurements.platforms.firmware import FirmwareProfile
-from measurements.policy import ExpectedNonce, PinnedKey, Policy
+from measurements.policy import ExpectedNonce, PinnedKey, Policy, Unproven
 from measurements.prediction import BootPath, Prediction
 from measurements.verify import Verdict, verify
 
@@ -182,6 +182,7 @@ def prove(
                     attestation_key=PinnedKey(key=load_attestation_key(boot.attestation_key)),
                     image=manifest.name,
                     shape=shape,
+                    gpu=Unproven(reason="goldsmith boot gives the machine no GPU"),
                 ),
             )
     return Proof(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeAlias
 
@@ -13,6 +13,7 @@ from measurements.chains import AttestationPublicKey
 from measurements.errors import FormatError, LimitError
 from measurements.events import Stability
 from measurements.evidence.document import MAX_NONCE_BYTES, MIN_NONCE_BYTES
+from measurements.gpu import appraise
 from measurements.keys import PublicKey
 from measurements.profile.model import PlatformProfile
 
@@ -70,8 +71,28 @@ class CertificateChain:
             raise FormatError("certificate chain: 'now' has no time zone")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuDemands:
+    """The verifier judges the GPUs that an image expects.
+
+    Attributes:
+        rims: the manifests that the golden document pins (XML), one and all.
+        appraisal: as of when, and what is known of revocation.
+    """
+
+    rims: tuple[bytes, ...] = field(repr=False)
+    appraisal: appraise.Policy
+
+    def __post_init__(self) -> None:
+        if not self.appraisal.decided:
+            raise FormatError("GPU policy: a verifier demands that the machine's gate has decided")
+        if self.appraisal.at.utcoffset() is None:
+            raise FormatError("GPU policy: 'at' has no time zone")
+
+
 NoncePolicy: TypeAlias = ExpectedNonce | Unproven
 KeyPolicy: TypeAlias = PinnedKey | CertificateChain | Unproven
+GpuPolicy: TypeAlias = GpuDemands | Unproven
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +115,8 @@ class Policy:
             composed with the document's image layer. Never take one from the guest.
         pin: which kinds of registers must be equal. A verifier who does not control the VM's shape leaves out
             ``Stability.VM_SHAPE``; the verdict lists what was left out.
+        gpu: how the GPUs are judged that an image expects; it matters for no other image. ``None`` refuses every
+            machine of such an image.
     """
 
     signers: tuple[PublicKey, ...]
@@ -107,6 +130,7 @@ class Policy:
     secure_boot: bool = False
     profiles: tuple[PlatformProfile, ...] = ()
     pin: frozenset[Stability] = ALL_PINNED
+    gpu: GpuPolicy | None = None
 
     def __post_init__(self) -> None:
         if self.now is not None and self.now.utcoffset() is None:

@@ -18,6 +18,7 @@ from builder.prove import Proof, Trial, prove
 from builder.release import manifest as manifests
 from builder.release.golden import PUBLIC_KEY
 from builder.store import Store
+from measurements.verify.gpu import to_json as gpu_to_json
 from measurements.verify.verdict import to_json
 
 
@@ -94,6 +95,9 @@ def command(
         write_atomic(
             save_evidence.with_name(f"{save_evidence.name}.ak.pem"), proof.boot.attestation_key.encode()
         )
+    for warning in proof.verdict.warnings if proof.verdict else ():
+        if not warning.startswith("validity"):  # a boot of one's own asks no clock
+            console.warn(f"UNPROVEN {warning}")
     if json:
         console.emit_json(_object(proof))
     else:
@@ -112,6 +116,8 @@ def _object(proof: Proof) -> dict[str, Any]:
         "published": proof.published,
         "registers": verified["registers"],
         "checks": verified["checks"],
+        "gpu": gpu_to_json(proof.verdict.gpu) if proof.verdict else None,
+        "warnings": list(proof.verdict.warnings) if proof.verdict else [],
         "changed": list(proof.changed),
         "failure": proof.failure,
         "reasons": list(proof.reasons),

@@ -15,6 +15,21 @@ def print_checks(verdict: Verdict) -> None:
     )
 
 
+def print_gpus(verdict: Verdict) -> None:
+    """Print what the machine's gate says, and each check of its GPUs, where the evidence has a GPU part."""
+    if verdict.gpu is None:
+        return
+    gate = verdict.gpu.evidence.gate
+    console.out("")
+    console.out(f"the machine's GPU gate: {'ready' if gate.ready else f'refused: {gate.reason}'}")
+    if verdict.gpu.appraisal is not None:
+        rows = [
+            [str(number), item.name, "ok" if item.ok else "FAILED", item.detail]
+            for number, item in enumerate(verdict.gpu.appraisal.checks, 1)
+        ]
+        console.table("", ["", "GPU check", "", "why"], rows)
+
+
 def print_conclusion(verdict: Verdict) -> None:
     """Print the verdict, and which checks it fails by."""
     console.out("")

@@ -11,17 +11,24 @@ from typing import Any
 
 from builder.cli import console, verify_release
 from builder.cli.arguments import Parser
-from builder.cli.checks import print_checks, print_conclusion
+from builder.cli.checks import print_checks, print_conclusion, print_gpus
 from builder.cli.files import parse_file, read_prefix
 from builder.errors import BuilderError, UsageError
 from measurements import attestation_key
 from measurements.errors import FormatError, MeasurementError
 from measurements.events import HashAlgorithm, Stability
 from measurements.evidence.document import MAX_EVIDENCE_BYTES
+from measurements.gpu import appraise
+from measurements.gpu.expectations import MAX_RIMS
+from measurements.gpu.ocsp import MAX_OCSP_BYTES
+from measurements.gpu.revocation import MAX_CRL_BYTES, MAX_STATUS_FILES
+from measurements.gpu.rim import MAX_RIM_BYTES
 from measurements.policy import (
     ALL_PINNED,
     CertificateChain,
     ExpectedNonce,
+    GpuDemands,
+    GpuPolicy,
     KeyPolicy,
     NoncePolicy,
     PinnedKey,
@@ -29,6 +36,7 @@ from measurements.policy import (
     Unproven,
 )
 from measurements.verify import RegisterVerdict, Verdict, to_json, verify
+from measurements.verify.gpu import to_json as gpu_to_json
 
 _LARGEST_PEM = attestation_key.MAX_ROOTS * attestation_key.MAX_PEM_BYTES
 
@@ -57,7 +65,9 @@ def main(arguments: list[str]) -> int:
     for warning in verdict.warnings:
         console.warn(f"UNPROVEN {warning}")
     if given.json:
-        console.emit_json({**to_json(verdict), "warnings": list(verdict.warnings)})
+        console.emit_json(
+            {**to_json(verdict), "gpu": gpu_to_json(verdict.gpu), "warnings": list(verdict.warnings)}
+        )
     else:
         _print(verdict)
     return 0 if verdict.passed else 1
@@ -81,6 +91,15 @@ def _parser() -> Parser:
         "--ak-ca", metavar="PEM", type=Path, help="roots that certify attestation keys and nothing else"
     )
     add("--secure-boot", action="store_true", help="accept launches with Secure Boot on alone")
+    gpu = parser.add_mutually_exclusive_group()
+    gpu.add_argument("--rim", metavar="FILE", type=Path, default=[], action="append",
+        help="reference values of the image's GPU (SWID XML), which its document pins; may be repeated")  # fmt: skip
+    gpu.add_argument("--without-gpu", action="store_true",
+        help="judge the machine without its GPUs, and say so in the verdict")  # fmt: skip
+    add("--gpu-crl", metavar="FILE", type=Path, default=[], action="append",
+        help="revocation list of an issuer of GPUs or RIMs (DER or PEM); may be repeated")  # fmt: skip
+    add("--gpu-ocsp", metavar="FILE", type=Path, default=[], action="append",
+        help="recorded OCSP response about one of their certificates (DER); may be repeated")  # fmt: skip
     add("--unpin", metavar="KIND", type=Stability, action="append", default=[], choices=sorted(ALL_PINNED),
         help=f"leave out registers of a kind ({', '.join(sorted(ALL_PINNED))}); may be repeated")  # fmt: skip
     return parser
@@ -102,6 +121,28 @@ def _policy(given: argparse.Namespace) -> Policy:
         shape=given.shape,
         secure_boot=given.secure_boot,
         pin=pin,
+        gpu=_gpu_policy(given, now),
+    )
+
+
+def _gpu_policy(given: argparse.Namespace, now: datetime) -> GpuPolicy:
+    for option, paths, most in (
+        ("--rim", given.rim, MAX_RIMS),
+        ("--gpu-crl", given.gpu_crl, MAX_STATUS_FILES),
+        ("--gpu-ocsp", given.gpu_ocsp, MAX_STATUS_FILES),
+    ):
+        if len(paths) > most:
+            raise UsageError(f"{option} is given {len(paths)} times; at most {most}")
+    if given.without_gpu:
+        return Unproven(reason="--without-gpu was given")
+    return GpuDemands(
+        rims=tuple(read_prefix(path, MAX_RIM_BYTES + 1) for path in given.rim),
+        appraisal=appraise.Policy(
+            at=now,
+            rims_at=now,
+            crls=tuple(read_prefix(path, MAX_CRL_BYTES + 1) for path in given.gpu_crl),
+            ocsp=tuple(read_prefix(path, MAX_OCSP_BYTES + 1) for path in given.gpu_ocsp),
+        ),
     )
 
 
@@ -142,6 +183,7 @@ def _nonce(text: str) -> ExpectedNonce:
 
 def _print(verdict: Verdict) -> None:
     print_checks(verdict)
+    print_gpus(verdict)
     if verdict.registers:
         console.out("")
         _print_registers(verdict)

@@ -15,6 +15,7 @@ from measurements.chains import MAX_CERTIFICATES
 from measurements.errors import FormatError
 from measurements.events import Digest, HashAlgorithm
 from measurements.evidence.tpm import MAX_ATTEST_BYTES, MAX_SIGNATURE_BYTES
+from measurements.gpu.evidence import MAX_GPU_EVIDENCE_BYTES
 from measurements.strictjson import Fields, decode_hex, loads
 
 FORMAT = "goldsmith-evidence/1"
@@ -57,6 +58,7 @@ class Evidence:
         quotes: one per bank, ascending by bank.
         event_log: the firmware's TCG event log.
         userspace_log: systemd's tpm2-measure.log, or ``None`` where there is none.
+        gpu: what the machine says of its GPUs (``measurements.gpu.evidence``), or ``None`` on images without.
     """
 
     nonce: bytes
@@ -65,6 +67,7 @@ class Evidence:
     quotes: tuple[QuoteEvidence, ...]
     event_log: bytes
     userspace_log: bytes | None
+    gpu: bytes | None = None
 
 
 def parse(data: bytes) -> Evidence:
@@ -103,6 +106,9 @@ def parse(data: bytes) -> Evidence:
         userspace_log=None
         if userspace is None
         else fields.base64("userspace_log", max_size=MAX_USERSPACE_LOG_BYTES),
+        gpu=fields.base64("gpu", max_size=MAX_GPU_EVIDENCE_BYTES)
+        if fields.has("gpu") and fields.raw("gpu") is not None
+        else None,
     )
     fields.end()
     return evidence
@@ -157,6 +163,7 @@ def serialize(evidence: Evidence) -> bytes:
         ],
         "event_log": _base64(evidence.event_log),
         "userspace_log": None if evidence.userspace_log is None else _base64(evidence.userspace_log),
+        **({} if evidence.gpu is None else {"gpu": _base64(evidence.gpu)}),
     }
     return (json.dumps(value, indent=2) + "\n").encode()
 

@@ -1,4 +1,4 @@
-"""Verify evidence against a signed golden document: fourteen checks, in this order, fail closed.
+"""Verify evidence against a signed golden document: sixteen checks, in this order, fail closed.
 
  1. document signatures   at least ``threshold`` trusted keys signed the envelope
  2. document              the signed bytes are a golden document, strictly parsed and refolded
@@ -7,13 +7,15 @@
  5. nonce                 it answers the nonce of this verifier
  6. attestation key       the quote's key is the pinned one, or certified under a trusted root
  7. quote signatures      each quote has TPM_GENERATED_VALUE and type quote, and the key signed it
- 8. qualifying data       each quote carries the nonce
+ 8. qualifying data       each quote carries the nonce, and binds the GPU part to it
  9. PCR selection         each quote covers every pinned register, and the values handed in
 10. PCR digest            the values handed in hash to the quoted digest
 11. event log             firmware's and userspace's logs fold to the quoted values
 12. launch shape          one shape of the document explains the machine
 13. registers             every pinned register has an acceptable value, in all shared banks
 14. events                the logs hold the predicted events, no other, in their order
+15. GPU evidence          there is a GPU part where the image expects a GPU, and only there
+16. GPUs                  every GPU is what the image expects (``measurements.gpu.appraise``, fourteen checks)
 
 Nothing passes by silence: a check that cannot run is skipped, and a skipped check fails the verdict. What a
 policy leaves ``Unproven`` passes and is a warning.
@@ -24,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from measurements.errors import MeasurementError
-from measurements.verify import checks
+from measurements.verify import checks, gpu
 from measurements.verify.state import NothingToCheckError, State
 from measurements.verify.verdict import Check, RegisterVerdict, Status, Verdict, to_json
 
@@ -47,6 +49,8 @@ CHECKS: tuple[tuple[str, Callable[[State], checks.Outcome]], ...] = (
     ("launch shape", checks.shape),
     ("registers", checks.registers),
     ("events", checks.events),
+    ("GPU evidence", gpu.gpu_evidence),
+    ("GPUs", gpu.gpus),
 )
 
 
@@ -69,6 +73,7 @@ def verify(envelope: bytes, evidence: bytes, policy: Policy) -> Verdict:
         checks=tuple(results),
         registers=_registers(state),
         shape=None if state.chosen is None else state.chosen.shape.name,
+        gpu=gpu.gpu_verdict(state),
     )
 
 

@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from measurements import attestation_key, envelope, policy
 from measurements.errors import FormatError, SignatureError, VerificationError
 from measurements.events import RegisterPrediction
+from measurements.evidence import Evidence, parse_quote, parse_signature, parse_userspace_log
 from measurements.evidence import parse as parse_evidence
-from measurements.evidence import parse_quote, parse_signature, parse_userspace_log
 from measurements.evidence.tpm import digest_of_registers, verify_signature
 from measurements.explain import observe
 from measurements.formats import eventlog
+from measurements.gpu.evidence import qualifying_data as bound_to
 from measurements.moments import format_time
 from measurements.prediction import Prediction
 from measurements.profile.compose import extended
@@ -132,21 +133,30 @@ def quote_signatures(state: State) -> Outcome:
 
 
 def qualifying_data(state: State) -> Outcome:
-    """8: every quote carries the nonce."""
+    """8: every quote carries the nonce, and where there is a GPU part, a digest of it and the nonce."""
     quotes = state.need(state.quotes, "the quotes")
+    evidence = state.need(state.evidence, "the evidence")
     demand = state.policy.nonce
-    wanted = (
-        demand.value
-        if isinstance(demand, policy.ExpectedNonce)
-        else state.need(state.evidence, "the evidence").nonce
-    )
+    nonce = demand.value if isinstance(demand, policy.ExpectedNonce) else evidence.nonce
+    wanted = bound_to(nonce, evidence.gpu)
+    what = "nonce" if evidence.gpu is None else "nonce and GPU part"
     for bank, item in quotes.items():
-        if item.quote.extra_data != wanted:
+        found = item.quote.extra_data
+        if found != wanted:
             raise VerificationError(
-                f"the {bank} quote was made for nonce {item.quote.extra_data.hex() or 'empty'}, "
-                f"not for {wanted.hex()}"
+                f"the {bank} quote was made for {what} {found.hex() or 'empty'}, not for {wanted.hex()}"
+                + _of_another_part(found, nonce, evidence)
             )
-    return _ok("every quote carries the nonce")
+    state.bound = True
+    return _ok(f"every quote carries the {what}")
+
+
+def _of_another_part(found: bytes, nonce: bytes, evidence: Evidence) -> str:
+    if evidence.gpu is not None and found == nonce:
+        return ": the GPU part was added to it, the quote knows of none"
+    if evidence.gpu is not None:
+        return ": another or an old answer, or its GPU part is of another"
+    return ": another or an old answer, or its GPU part was taken away"
 
 
 def selection(state: State) -> Outcome:

@@ -13,6 +13,8 @@ from measurements.events import Digest, HashAlgorithm, RegisterPrediction
 from measurements.evidence import AttestationPublicKey, Evidence, Quote, QuoteSignature
 from measurements.explain import Explanation, Observation, explain
 from measurements.golden import GoldenDocument
+from measurements.gpu.appraise import Appraisal
+from measurements.gpu.evidence import GpuEvidence
 from measurements.keys import PublicKey
 from measurements.policy import Policy
 from measurements.prediction import Prediction
@@ -82,8 +84,11 @@ class State:
     evidence: Evidence | None = None
     key: AttestationPublicKey | None = None
     quotes: Mapping[HashAlgorithm, CheckedQuote] | None = None
+    bound: bool | None = None
     observation: Observation | None = None
     chosen: Prediction | None = None
+    gpu: GpuEvidence | None = None
+    appraisal: Appraisal | None = None
     _explanations: dict[tuple[int, HashAlgorithm], tuple[Explanation, ...]] = field(default_factory=dict)
 
     def need(self, value: _T | None, what: str) -> _T:

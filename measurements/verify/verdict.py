@@ -8,6 +8,8 @@ from enum import StrEnum
 from typing import Any
 
 from measurements.events import HashAlgorithm
+from measurements.gpu.appraise import Appraisal
+from measurements.gpu.evidence import GpuEvidence
 
 
 class Status(StrEnum):
@@ -53,6 +55,19 @@ class RegisterVerdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GpuVerdict:
+    """What came of GPUs.
+
+    Attributes:
+        evidence: what the machine says of them.
+        appraisal: what was made of it; ``None`` where the policy leaves GPUs unproven.
+    """
+
+    evidence: GpuEvidence
+    appraisal: Appraisal | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """The result.
 
@@ -60,11 +75,13 @@ class Verdict:
         checks: all of them, ascending.
         registers: banks in order, then indexes ascending; empty when document or evidence did not parse.
         shape: name of the launch shape that was compared with, or ``None``.
+        gpu: what came of GPUs; ``None`` where the evidence has no GPU part that parses.
     """
 
     checks: tuple[Check, ...]
     registers: tuple[RegisterVerdict, ...]
     shape: str | None
+    gpu: GpuVerdict | None = None
 
     @property
     def passed(self) -> bool:

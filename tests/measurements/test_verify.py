@@ -37,7 +37,7 @@ def test_honest_machine_passes():
     assert verdict.passed, verdict.failures
     assert verdict.warnings == ()
     assert verdict.shape == prediction().shape.name
-    assert [check.number for check in verdict.checks] == list(range(1, 15)) == list(range(1, len(CHECKS) + 1))
+    assert [check.number for check in verdict.checks] == list(range(1, 17)) == list(range(1, len(CHECKS) + 1))
     assert all(item.equal for item in verdict.registers if item.pinned)
     assert len(verdict.registers) == 3 * 16
 
