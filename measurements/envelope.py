@@ -1,4 +1,4 @@
-"""The signed golden document: an in-toto Statement v1 in a DSSE envelope.
+"""The signed golden document, and what else is signed so: an in-toto Statement v1 in a DSSE envelope.
 
 Specifications: DSSE 1.0.2 (envelope.md, protocol.md of secure-systems-lab/dsse), in-toto Attestation
 Framework v1 (spec/v1/statement.md). What was signed is bytes: ``verify_envelope`` first, ``parse_statement``
@@ -8,7 +8,7 @@ of what it returns next, and only then is anything of the document used.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -16,7 +16,7 @@ import rfc8785
 
 from measurements.errors import FormatError, SignatureError
 from measurements.golden import FORMAT, GoldenDocument, parse_value, to_value
-from measurements.golden.model import MAX_DOCUMENT_BYTES, MAX_OUTPUTS
+from measurements.golden.model import MAX_DOCUMENT_BYTES
 from measurements.keys import PublicKey, SigningKey
 from measurements.strictjson import Fields, loads
 
@@ -28,6 +28,8 @@ PAYLOAD_TYPE = "application/vnd.in-toto+json"
 MAX_STATEMENT_BYTES = MAX_DOCUMENT_BYTES + 64 * 1024
 MAX_ENVELOPE_BYTES = 2 * MAX_STATEMENT_BYTES
 MAX_SIGNATURES = 16
+#: More than the outputs of a golden document, or the firmware files of a platform profile.
+MAX_SUBJECTS = 4096
 #: Room for post-quantum signatures beside ours; they count for no key of this version.
 MAX_SIGNATURE_BYTES = 8192
 MAX_KEYS = 16
@@ -58,12 +60,17 @@ def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
 
 def statement_of(document: GoldenDocument) -> bytes:
     """Return the in-toto Statement as canonical JSON: subjects are the outputs, predicate is the document."""
+    return write_statement(PREDICATE_TYPE, _subjects(document), to_value(document))
+
+
+def write_statement(predicate_type: str, subjects: list[Any], predicate: Any) -> bytes:
+    """Return an in-toto Statement v1 as canonical JSON."""
     return rfc8785.dumps(
         {
             "_type": STATEMENT_TYPE,
-            "subject": _subjects(document),
-            "predicateType": PREDICATE_TYPE,
-            "predicate": to_value(document),
+            "subject": subjects,
+            "predicateType": predicate_type,
+            "predicate": predicate,
         }
     )
 
@@ -74,23 +81,29 @@ def sign_document(document: GoldenDocument, keys: Iterable[SigningKey]) -> bytes
     Raises:
         SignatureError: no key, one key twice, or a key that cannot sign deterministically.
     """
-    payload = statement_of(document)
+    return sign_payload(statement_of(document), keys)
+
+
+def sign_payload(payload: bytes, keys: Iterable[SigningKey]) -> bytes:
+    """Sign a statement with every key; as `sign_document`."""
     return _write(payload, _sign(payload, keys))
 
 
-def add_signatures(data: bytes, keys: Iterable[SigningKey]) -> bytes:
+def add_signatures(
+    data: bytes, keys: Iterable[SigningKey], *, check: Callable[[bytes], object] | None = None
+) -> bytes:
     """Sign an envelope's payload with further keys; returns an envelope that holds all signatures.
 
     The signatures that are there are kept as they are, and not verified: their keys are not known here. What
-    the new keys sign is known to be a golden document.
+    the new keys sign is known to be a golden document, or what ``check`` does not refuse.
 
     Raises:
-        FormatError: not an envelope of a golden document.
+        FormatError: not an envelope of such a document.
         LimitError: a named limit of this module is exceeded.
         SignatureError: a key signed this envelope before, or as in `sign_document`.
     """
     payload, before = _open(data)
-    _parse(payload)
+    (check or _parse)(payload)
     return _write(payload, [*before, *_sign(payload, keys, before)])
 
 
@@ -101,8 +114,13 @@ def unverified_document(data: bytes) -> GoldenDocument:
         FormatError: not an envelope of a golden document.
         LimitError: a named limit of this module is exceeded.
     """
+    return _parse(unverified_payload(data))
+
+
+def unverified_payload(data: bytes) -> bytes:
+    """Return the payload of an envelope without verifying any signature; raises as ``unverified_document``."""
     payload, _ = _open(data)
-    return _parse(payload)
+    return payload
 
 
 def _sign(payload: bytes, keys: Iterable[SigningKey], before: Sequence[_Signature] = ()) -> list[_Signature]:
@@ -210,6 +228,20 @@ def parse_statement(verified: VerifiedPayload) -> GoldenDocument:
 
 
 def _parse(payload: bytes) -> GoldenDocument:
+    subjects, predicate = read_statement(payload, PREDICATE_TYPE)
+    document = parse_value(predicate)
+    if subjects != _subjects(document):
+        raise FormatError("in-toto statement: its subjects are not the outputs of the document")
+    return document
+
+
+def read_statement(payload: bytes, predicate_type: str) -> tuple[list[Any], Any]:
+    """Return subjects and predicate of a canonical in-toto Statement v1 of this type, as JSON values.
+
+    Raises:
+        FormatError: it is none.
+        LimitError: a named limit is exceeded.
+    """
     statement = loads(payload, what="in-toto statement", max_bytes=MAX_STATEMENT_BYTES)
     try:
         canonical = rfc8785.dumps(statement)
@@ -218,16 +250,14 @@ def _parse(payload: bytes) -> GoldenDocument:
     if canonical != payload:
         raise FormatError("in-toto statement: is not canonical JSON (RFC 8785)")
     fields = Fields(statement, "in-toto statement")
-    for name, expected in (("_type", STATEMENT_TYPE), ("predicateType", PREDICATE_TYPE)):
+    for name, expected in (("_type", STATEMENT_TYPE), ("predicateType", predicate_type)):
         value = fields.text(name, max_length=255)
         if value != expected:
             raise FormatError(f"in-toto statement: {name} is {value!r}; expected {expected!r}")
-    subjects = fields.array("subject", max_items=MAX_OUTPUTS, min_items=1)
-    document = parse_value(fields.raw("predicate"))
+    subjects = fields.array("subject", max_items=MAX_SUBJECTS, min_items=1)
+    predicate = fields.raw("predicate")
     fields.end()
-    if subjects != _subjects(document):
-        raise FormatError("in-toto statement: its subjects are not the outputs of the document")
-    return document
+    return subjects, predicate
 
 
 def _subjects(document: GoldenDocument) -> list[Any]:
@@ -243,8 +273,12 @@ __all__ = [
     "add_signatures",
     "parse_statement",
     "pre_authentication_encoding",
+    "read_statement",
     "sign_document",
+    "sign_payload",
     "statement_of",
     "unverified_document",
+    "unverified_payload",
     "verify_envelope",
+    "write_statement",
 ]

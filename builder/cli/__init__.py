@@ -41,6 +41,8 @@ SUB_VERBS = {
     ("predict", "snp"): "predict_snp",
     ("predict", "tdx"): "predict_tdx",
     ("predict", "igvm"): "predict_igvm",
+    ("predict", "profile"): "predict_profile",
+    ("predict", "compose"): "predict_compose",
     ("snp", "id-block"): "snp_id_block",
     ("tdx", "quote"): "tdx_quote",
     ("tdx", "verify"): "tdx_verify",

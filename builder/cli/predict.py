@@ -37,7 +37,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 @app.callback(
     help="Predict the registers of any UKI, disk and firmware.",
-    epilog="Beside it: goldsmith predict snp, goldsmith predict tdx, goldsmith predict igvm.",
+    epilog="Beside it: goldsmith predict snp, tdx, igvm, profile, compose.",
 )
 def _predict() -> None:
     """Keep `tpm` a sub-verb while it is the only one."""

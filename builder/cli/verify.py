@@ -13,6 +13,7 @@ from builder.cli import console, verify_release
 from builder.cli.arguments import Parser
 from builder.cli.checks import print_checks, print_conclusion, print_gpus
 from builder.cli.files import parse_file, read_prefix
+from builder.cli.profiles import read_profiles
 from builder.errors import BuilderError, UsageError
 from measurements import attestation_key
 from measurements.errors import FormatError, MeasurementError
@@ -120,6 +121,7 @@ def _policy(given: argparse.Namespace) -> Policy:
         image=given.image,
         shape=given.shape,
         secure_boot=given.secure_boot,
+        profiles=read_profiles(given),
         pin=pin,
         gpu=_gpu_policy(given, now),
     )

@@ -11,6 +11,7 @@ from builder.cli import console
 from builder.cli.arguments import Parser, timestamp
 from builder.cli.checks import print_checks, print_conclusion
 from builder.cli.files import public_keys, read_prefix
+from builder.cli.profiles import add_profile_options, read_profiles
 from builder.errors import UsageError
 from measurements.envelope import MAX_ENVELOPE_BYTES
 from measurements.keys import PublicKey
@@ -27,6 +28,7 @@ def add_document_options(parser: Parser) -> None:
     add("--minimum-svn", metavar="N", type=count(0), default=0, help="lowest SVN still trusted (default: 0)")
     add("--image", metavar="NAME", help="the image's name; otherwise any image that the keys sign")
     add("--shape", metavar="NAME", help="the launch shape; otherwise the one that fits")
+    add_profile_options(parser)
     add("--at", metavar="TIME", type=timestamp, help="verify as of this time (RFC 3339); otherwise now")
     add("--json", action="store_true", help="print a JSON object")
 
@@ -64,6 +66,7 @@ def release_policy(given: argparse.Namespace) -> ReleasePolicy:
         minimum_svn=given.minimum_svn,
         image=given.image,
         shape=given.shape,
+        profiles=read_profiles(given),
     )
 
 

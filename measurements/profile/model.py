@@ -14,7 +14,7 @@ from measurements.golden.sev_snp import MAX_FOLDS, SevSnpReference, Step, check_
 from measurements.golden.tdx import BANKS as TDX_BANKS
 from measurements.golden.tdx import TdxReference
 from measurements.image_layer import ImageLayer, Slot
-from measurements.prediction import BootPath, LaunchShape, Prediction
+from measurements.prediction import BootPath, FirmwareIdentity, LaunchShape, Prediction
 from measurements.profile.template import RegisterTemplate
 from measurements.snp.hashes import TABLE_SIZE, KernelHashes
 from measurements.snp.pages import PAGE_SIZE, PageType
@@ -223,6 +223,15 @@ class PlatformProfile:
             *(each.name for each in self.tpm),
             *(each.name for each in self.sev_snp),
             *(each.name for each in self.tdx),
+        )
+
+    @property
+    def firmware(self) -> tuple[FirmwareIdentity, ...]:
+        """The firmware file of each launch, in their order."""
+        return (
+            *(each.shape.firmware for each in self.tpm),
+            *(each.launch.firmware for each in self.sev_snp),
+            *(each.launch.firmware for each in self.tdx),
         )
 
 
