@@ -16,6 +16,7 @@ from builder.cli import console
 from builder.cli.disks import disk_table
 from builder.cli.files import parse_file, read_limited
 from builder.cli.lending import Lender
+from builder.cli.profiles import profile_name, tell_profile
 from builder.errors import BuilderError, UsageError
 from builder.progress import Reporter
 from builder.store import Store
@@ -24,9 +25,11 @@ from measurements.errors import FormatError, NotPredictableError
 from measurements.events import DEFAULT_BANKS, HashAlgorithm, event_type_name
 from measurements.formats import varstore
 from measurements.formats.ovmf import MAX_FIRMWARE_SIZE, needs_smm
+from measurements.image_layer import predict_image
 from measurements.platforms.firmware import FirmwareProfile, find_profile
 from measurements.predict import TpmInputs, predict_tpm, prediction_to_json
 from measurements.prediction import BootPath, Prediction
+from measurements.profile import PlatformProfile, profile_of
 
 #: A UKI is held in memory as a whole.
 MAX_UKI_SIZE: Final = 1 << 30
@@ -91,6 +94,12 @@ def tpm(
     events: Annotated[
         bool, typer.Option("--events", help="print the events that explain each value")
     ] = False,
+    as_profile: Annotated[
+        str | None,
+        typer.Option(
+            "--as-profile", metavar="NAME", help="print a platform profile of the machine, for any image"
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="print a JSON object")] = False,
 ) -> None:
     """Predict PCR 0-15 of the virtual machine that `goldsmith boot` starts, with any UKI, disk and firmware."""
@@ -135,6 +144,9 @@ def tpm(
     )
     try:
         prediction = predict_tpm(inputs)
+        if as_profile is not None:
+            tell_profile(_profile(profile_name(as_profile), inputs, prediction))
+            return
     except FormatError as error:  # disk and variables were parsed before
         raise BuilderError(f"{uki}: {error}") from error
     if json:
@@ -143,6 +155,17 @@ def tpm(
     _print_registers(prediction, wanted)
     if events:
         _print_events(prediction, wanted[0])
+
+
+def _profile(name: str, inputs: TpmInputs, prediction: Prediction) -> PlatformProfile:
+    layer = predict_image(
+        inputs.image,
+        disk=inputs.disk,
+        variables=inputs.variables if prediction.shape.secure_boot else None,
+        measures_machine=inputs.measures_machine,
+        banks=inputs.banks,
+    )
+    return profile_of(layer, name=name, predictions=[prediction])
 
 
 def _tables(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 from pathlib import Path
 
-from builder.atomic import write_atomic
-from builder.cli import console
 from builder.cli.arguments import Parser
 from builder.cli.files import golden_document, public_keys
+from builder.cli.profiles import profile_name, tell_profile
 from builder.errors import BuilderError, UsageError
 from measurements import profile
 from measurements.errors import MeasurementError
@@ -23,24 +21,6 @@ def main(arguments: list[str]) -> int:
     document = golden_document(given.golden, public_keys(given.key))
     tell_profile(_profile(given, document), given.out, json=given.json)
     return 0
-
-
-def tell_profile(made: PlatformProfile, out: Path | None, *, json: bool) -> None:
-    """Print a profile, or write it to ``out`` and say what it holds."""
-    text = profile.to_pretty(made)
-    if out is None:
-        console.out(text.decode().rstrip("\n"))
-        return
-    write_atomic(out, text)
-    digest = hashlib.sha256(profile.to_canonical(made)).hexdigest()
-    if json:
-        console.emit_json(
-            {"profile": str(out), "name": made.name, "sha256": digest, "launches": list(made.names)}
-        )
-        return
-    console.out(f"{out}: {made.name}, sha256 of the canonical form {digest}")
-    for name in made.names:
-        console.out(f"  {name}")
 
 
 def _parser() -> Parser:
@@ -81,7 +61,7 @@ def _profile(given: argparse.Namespace, document: GoldenDocument) -> PlatformPro
     try:
         return profile.profile_of(
             document.image_layer,
-            name=given.name or document.image.name,
+            name=profile_name(given.name or document.image.name),
             predictions=[each for each in document.predictions if each.shape.name in wanted],
             sev_snp=[each for each in document.sev_snp if each.name in wanted],
             tdx=[each for each in document.tdx if each.name in wanted],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from builder.cli import console
 from builder.cli.arguments import Parser
@@ -18,6 +18,9 @@ from measurements.snp.image import END_OF_FIRMWARE, MAX_IMAGE_SIZE, LaunchImage,
 from measurements.snp.launch import MAX_VCPUS, Launch, LaunchDigests
 from measurements.snp.pages import PAGE_SIZE
 from measurements.snp.vmsa import Vmm
+
+if TYPE_CHECKING:  # what only --as-profile needs is imported there
+    from measurements.profile import PlatformProfile
 
 _MAX_UKI_SIZE = 1 << 30
 _EXCLUSIVE = (
@@ -34,6 +37,11 @@ def main(arguments: list[str]) -> int:
     """Predict the launch digest of an SEV-SNP, SEV-ES or SEV guest."""
     given = _parser().parse_args(arguments)
     _check(given)
+    if given.as_profile is not None:
+        from builder.cli.profiles import profile_name, tell_profile  # no other launch needs it
+
+        tell_profile(_profile(given, profile_name(given.as_profile)))
+        return 0
     result = _sev_snp(given) if given.mode == "snp" else _legacy(given)
     if given.json:
         console.emit_json(result)
@@ -67,6 +75,7 @@ def _parser() -> Parser:
     add("--vars", metavar="FILE", type=Path, help="variable store between SVSM and firmware")
     add("--vars-size", metavar="BYTES", type=int, help="or its size")
     add("--vmsa-gpa", metavar="HEX", type=_hexadecimal, help=f"default: 0x{vmsa.VMSA_ADDRESS:x}")
+    add("--as-profile", metavar="NAME", help="print a platform profile of the launch, for any image")
     add("--explain", action="store_true", help="print every page, and the digest after it")
     add("--json", action="store_true", help="print a JSON object")
     return parser
@@ -80,7 +89,7 @@ def _check(given: argparse.Namespace) -> None:
         if _given(given, dependent) and not _given(given, needed):
             raise UsageError(f"{_option(dependent)} goes with {_option(needed)}")
     if given.svsm is not None:
-        for name in ("kernel", "uki", "guest_features"):
+        for name in ("kernel", "uki", "guest_features", "as_profile"):
             if _given(given, name):
                 raise UsageError(f"{_option(name)} and --svsm exclude each other")
         if not _given(given, "vars") and not _given(given, "vars_size"):
@@ -89,7 +98,7 @@ def _check(given: argparse.Namespace) -> None:
                 hint="--vars FILE, or --vars-size BYTES (0: none)",
             )
     if given.mode != "snp":
-        for name in ("svsm", "guest_features", "vmsa_gpa"):
+        for name in ("svsm", "guest_features", "vmsa_gpa", "as_profile"):
             if _given(given, name):
                 raise UsageError(f"{_option(name)} is for --mode snp, and this is --mode {given.mode}")
     if given.mode != "sev":
@@ -105,14 +114,7 @@ def _sev_snp(given: argparse.Namespace) -> dict[str, Any]:
     if given.svsm is not None:
         end = firmware.address - _vars_size(given)
         svsm = parse_file(given.svsm, MAX_IMAGE_SIZE, lambda data: load(data, end=end, what="SVSM"))
-    launch = Launch(
-        vmm=Vmm(given.vmm),
-        vcpus=given.vcpus,
-        signature=_signature(given),
-        features=features.DEFAULT if given.guest_features is None else given.guest_features,
-        kernel=_kernel(given),
-        vmsa_address=vmsa.VMSA_ADDRESS if given.vmsa_gpa is None else given.vmsa_gpa,
-    )
+    launch = _launch(given)
     try:
         digests = LaunchDigests(firmware, svsm)
         digest, pages = digests.digest(launch), digests.pages(launch)
@@ -126,6 +128,40 @@ def _sev_snp(given: argparse.Namespace) -> dict[str, Any]:
     if given.explain:
         result["measured"] = [page.to_json() for page in digests.walk(launch)]
     return result
+
+
+def _launch(given: argparse.Namespace) -> Launch:
+    return Launch(
+        vmm=Vmm(given.vmm),
+        vcpus=given.vcpus,
+        signature=_signature(given),
+        features=features.DEFAULT if given.guest_features is None else given.guest_features,
+        kernel=_kernel(given),
+        vmsa_address=vmsa.VMSA_ADDRESS if given.vmsa_gpa is None else given.vmsa_gpa,
+    )
+
+
+def _profile(given: argparse.Namespace, name: str) -> PlatformProfile:
+    from measurements.events import DEFAULT_BANKS
+    from measurements.golden import sev_snp_reference
+    from measurements.prediction import BootPath, FirmwareIdentity
+    from measurements.profile import PlatformProfile, cut_sev_snp
+
+    firmware, launch = _load(given.firmware), _launch(given)
+    unnamed = None if launch.signature is None else f"cpu-{launch.signature:08x}"
+    try:
+        reference = sev_snp_reference(
+            LaunchDigests(firmware),
+            launch,
+            platform=f"{launch.vmm}-snp",
+            firmware=FirmwareIdentity.of(given.firmware.stem.lower(), firmware.data),
+            boot=BootPath.DISK if launch.kernel is None else BootPath.DIRECT,
+            cpu=given.vcpu_type or unnamed,
+        )
+        template = cut_sev_snp(reference, launch.kernel)
+        return PlatformProfile(name=name, banks=DEFAULT_BANKS, sev_snp=(template,))
+    except MeasurementError as error:
+        raise BuilderError(f"{given.firmware}: {error}") from error
 
 
 def _legacy(given: argparse.Namespace) -> dict[str, Any]:

@@ -11,13 +11,17 @@ from builder.boot.profiles import load_profile, load_profiles, profiles_folder
 from builder.cli import console
 from builder.cli.arguments import Parser
 from builder.cli.disks import disk_table
+from builder.cli.profiles import profile_name, tell_profile
 from builder.cli.reading import parse_file, read_limited
 from builder.errors import BuilderError, UsageError
-from measurements.errors import FormatError
+from measurements.errors import FormatError, MeasurementError
 from measurements.events import event_type_name
 from measurements.formats import tdvf
+from measurements.golden import tdx_reference
+from measurements.image_layer import predict_image
 from measurements.platforms.qemu import MAX_ACPI_BLOB_SIZE, AcpiBlobs
 from measurements.prediction import BootPath
+from measurements.profile import PlatformProfile, profile_of
 from measurements.tdx import mrtd
 from measurements.tdx.boot import UPSTREAM_QEMU
 from measurements.tdx.inputs import FwCfgItems, TdxInputs
@@ -43,6 +47,9 @@ def main(arguments: list[str]) -> int:
         raise BuilderError(f"{given.kernel or given.uki or given.firmware}: {error}") from error
     for warning in prediction.warnings:
         console.warn(warning)
+    if given.as_profile is not None:
+        tell_profile(_profile(given, inputs, prediction))
+        return 0
     if given.json:
         result = prediction_to_json(prediction)
         if given.explain:
@@ -84,6 +91,7 @@ def _parser() -> Parser:
         help="firmware profile, beside this user's; may be repeated",
     )
     add("--recipe", default="base", help="whose lock names the toolbox: a name below recipes/, or a path")
+    add("--as-profile", metavar="NAME", help="print a platform profile of the trust domain, for any image")
     add("--explain", action="store_true", help="print each page and event, and the value after it")
     add("--json", action="store_true", help="print a JSON object")
     return parser
@@ -164,6 +172,22 @@ def _inputs(given: argparse.Namespace, code: bytes) -> TdxInputs:
         fw_cfg=tables.fw_cfg,
         profiles=(*(load_profile(path) for path in given.profile), *load_profiles(profiles_folder())),
     )
+
+
+def _profile(given: argparse.Namespace, inputs: TdxInputs, prediction: TdxPrediction) -> PlatformProfile:
+    if inputs.image is None:
+        raise UsageError(
+            "--as-profile needs an image, and cuts it out again", hint="--kernel FILE with a UKI"
+        )
+    machine = None if inputs.qemu is None else "pc-q35-{}.{}".format(*inputs.qemu)
+    try:
+        return profile_of(
+            predict_image(inputs.image, disk=inputs.disk),
+            name=profile_name(given.as_profile),
+            tdx=[tdx_reference(prediction, inputs, platform=f"{inputs.vmm}-tdx", machine=machine)],
+        )
+    except MeasurementError as error:
+        raise BuilderError(f"{given.kernel or given.uki}: {error}") from error
 
 
 def _firmware(data: bytes) -> bytes:

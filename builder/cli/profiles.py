@@ -1,16 +1,20 @@
-"""Platform profiles that a verifier names: read, and verified where somebody must have signed them."""
+"""Platform profiles on the command line: read, verified where somebody must have signed them, and written."""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 from pathlib import Path
 
+from builder.atomic import write_atomic
+from builder.cli import console
 from builder.cli.arguments import Parser
 from builder.cli.files import is_envelope, public_keys, read_limited
 from builder.errors import BuilderError, UntrustedError, UsageError
 from measurements import profile
 from measurements.envelope import MAX_ENVELOPE_BYTES, verify_envelope
 from measurements.errors import MeasurementError, SignatureError
+from measurements.golden.model import MAX_NAME, NAME
 from measurements.keys import PublicKey
 from measurements.profile import PlatformProfile, signed
 
@@ -54,3 +58,35 @@ def _read(path: Path, keys: list[PublicKey]) -> PlatformProfile:
         raise BuilderError(
             f"{path}: {error}", hint="expected what goldsmith predict profile writes"
         ) from error
+
+
+def profile_name(text: str) -> str:
+    """Return a profile's name; raises UsageError unless it is one."""
+    if NAME.fullmatch(text) is None or len(text) > MAX_NAME:
+        raise UsageError(f"{text[:80]!r} is no name of a profile: expected characters like {NAME.pattern}")
+    return text
+
+
+def tell_profile(made: PlatformProfile, out: Path | None = None, *, json: bool = False) -> None:
+    """Print a profile, or write it to ``out`` and say what it holds; warn of registers without a value."""
+    for name, registers in (
+        *((f"{each.name}: PCR ", each.registers) for each in made.tpm),
+        *((f"{each.name}: RTMR", each.registers) for each in made.tdx),
+    ):
+        for register in registers:
+            if not register.pinned:
+                console.warn(f"open in this profile: {name}{register.index}: {register.reason}")
+    text = profile.to_pretty(made)
+    if out is None:
+        console.out(text.decode().rstrip("\n"))
+        return
+    write_atomic(out, text)
+    digest = hashlib.sha256(profile.to_canonical(made)).hexdigest()
+    if json:
+        console.emit_json(
+            {"profile": str(out), "name": made.name, "sha256": digest, "launches": list(made.names)}
+        )
+        return
+    console.out(f"{out}: {made.name}, sha256 of the canonical form {digest}")
+    for name in made.names:
+        console.out(f"  {name}")

@@ -4,7 +4,7 @@ A cloud that rolls its firmware voids no release: whoever knows the new firmware
 composes that with the signed image layer of the golden document. docs/platform-profiles.md is the normative text.
 """
 
-from measurements.profile.compose import Composition, compose, extended, profile_of
+from measurements.profile.compose import Composition, compose, cut_sev_snp, extended, profile_of
 from measurements.profile.document import parse, parse_value, to_canonical, to_pretty, to_value
 from measurements.profile.model import (
     FORMAT,
@@ -30,6 +30,7 @@ __all__ = [
     "TemplateCourse",
     "TpmTemplate",
     "compose",
+    "cut_sev_snp",
     "extended",
     "parse",
     "parse_value",

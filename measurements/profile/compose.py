@@ -119,7 +119,7 @@ def profile_of(
         name=name,
         banks=_banks(shapes) or layer.banks,
         tpm=templates,
-        sev_snp=tuple(_sev_snp_template(each, layer) for each in sev_snp),
+        sev_snp=tuple(cut_sev_snp(each, layer.kernel_hashes) for each in sev_snp),
         tdx=tuple(
             TdxTemplate(
                 launch=replace(each, registers=()),
@@ -140,9 +140,14 @@ def _cut(
     return tuple(cut(register, layer) for register in registers if register.index in indexes)
 
 
-def _sev_snp_template(reference: SevSnpReference, layer: ImageLayer) -> SevSnpTemplate:
+def cut_sev_snp(reference: SevSnpReference, hashes: KernelHashes | None) -> SevSnpTemplate:
+    """Cut an image out of an SEV-SNP launch, ``None`` where the launch binds none.
+
+    Raises:
+        FormatError: a launch with ``-kernel`` does not bind this image.
+    """
     for position, step in enumerate(reference.steps):
-        offset = _table_offset(step, layer)
+        offset = None if hashes is None else _table_offset(step, hashes)
         if offset is not None:
             page = HashesPage(position=position, address=step.address, offset=offset, cause=step.cause)
             steps = (*reference.steps[:position], *reference.steps[position + 1 :])
@@ -150,12 +155,12 @@ def _sev_snp_template(reference: SevSnpReference, layer: ImageLayer) -> SevSnpTe
     return SevSnpTemplate(launch=reference, hashes=None)
 
 
-def _table_offset(step: Step, layer: ImageLayer) -> int | None:
+def _table_offset(step: Step, hashes: KernelHashes) -> int | None:
     """Return where in this page the kernel hashes of the image lie; ``None`` for any other page."""
     if step.type is not PageType.NORMAL:
         return None
     # The firmware's tables say it (measurements.snp.image), a launch's steps only show the page's digest.
-    return _offsets(layer.kernel_hashes).get(step.contents or b"")
+    return _offsets(hashes).get(step.contents or b"")
 
 
 @functools.lru_cache(maxsize=2)
