@@ -63,7 +63,8 @@ def compiled_modules(
     found = {}
     for source in recipe.module_sources:
         key = cache_key(
-            source.model_dump(mode="json"),
+            # What the root holds beside a module decides no byte of it.
+            source.model_dump(mode="json", exclude={"same_version"}),
             release=release,
             inputs=[
                 *(archive.sha256 for archive in lock.members(f"modules/{source.name}")),

@@ -216,6 +216,12 @@ def _control(tar: bytes, label: str) -> tuple[dict[str, str], tuple[str, ...]]:
     return fields, tuple(sorted(names))
 
 
+def upstream_version(version: str) -> str:
+    """Return the upstream part of a package's version: without epoch and revision (Debian policy, 5.6.12)."""
+    without_epoch = version.partition(":")[2] or version
+    return without_epoch.rpartition("-")[0] or without_epoch
+
+
 def parse_stanza(raw: bytes, label: str) -> dict[str, str]:
     """Return the fields of one control stanza (deb822(5)); continuation lines keep their line breaks.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from builder.apt import KEYRING, Apt
 from builder.artifacts import Archive, Lock, PythonPin, SuiteIndex
+from builder.debian import upstream_version
 from builder.errors import LockError
 from builder.lockfile import dump_lock, parse_lock, read_lock
 from builder.mirror import Mirrors
@@ -38,7 +39,8 @@ def check_lock(recipe: Recipe, lock: Lock) -> None:
     """Check that a lock belongs to the recipe as it is now; needs no network.
 
     Raises:
-        LockError: it was resolved for another recipe or another state of it.
+        LockError: it was resolved for another recipe or another state of it, or a module and what works with it alone
+            are of different versions.
     """
     hint = f"goldsmith lock {recipe.name}"
     if lock.recipe != recipe.name:
@@ -49,6 +51,7 @@ def check_lock(recipe: Recipe, lock: Lock) -> None:
             f"since (lock {lock.resolution[:12]}…, recipe {recipe.resolution_digest[:12]}…)",
             hint=hint,
         )
+    _check_versions(recipe, lock)
 
 
 def resolve(
@@ -123,7 +126,9 @@ def resolve(
                     indexes += resolvers[source.suite].update()
             name = f"firmware/{source.name}"
             sets[name] = _pinned(resolvers[source.suite], name, source, previous, reporter, newest=lenient)
-    return _assemble(recipe, sets, indexes, epoch, python_pins=python)
+    lock = _assemble(recipe, sets, indexes, epoch, python_pins=python)
+    _check_versions(recipe, lock)
+    return lock
 
 
 def resolve_scratch(
@@ -162,6 +167,21 @@ def resolve_scratch(
         lenient=True,
     )
     return parse_lock(dump_lock(replace(fresh, scratch=True)))
+
+
+def _check_versions(recipe: Recipe, lock: Lock) -> None:
+    """Check that what works with one version of a module alone is of that version, as the lock has them."""
+    root = {archive.name: archive.version for archive in lock.members("root")}
+    for source in recipe.module_sources:
+        version = lock.members(f"modules/{source.name}")[0].version
+        for package in source.same_version:
+            found = root.get(package)
+            if found is None or upstream_version(found) != upstream_version(version):
+                raise LockError(
+                    f"module_sources: {source.name} is of {version}, and works with {package} of the same "
+                    f"version alone; the root has {found or 'no such package'}",
+                    hint=f"change the version of {source.name} in the recipe, then goldsmith lock {recipe.name}",
+                )
 
 
 def _subfolder(folder: str, name: str) -> Path:

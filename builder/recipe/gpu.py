@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from builder.debian import upstream_version
 from builder.errors import RecipeError
 from builder.recipe.merged import RecipeFile
 from builder.recipe.model import Gpu, ModuleSource
@@ -136,8 +137,7 @@ def gate_files(
 def check_driver(gpu: Gpu, sources: tuple[ModuleSource, ...]) -> str | None:
     """Return what is wrong where the driver that is compiled in is another than the one expected."""
     for source in sources:
-        upstream = source.version.rpartition(":")[2].partition("-")[0]
-        if _MODULE in source.modules and upstream != gpu.driver:
+        if _MODULE in source.modules and upstream_version(source.version) != gpu.driver:
             return f"driver {gpu.driver}, and the module source {source.name} is of {source.version}"
     return None
 

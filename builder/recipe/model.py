@@ -201,6 +201,10 @@ class ModuleSource(Model):
     modules: dict[ModuleName, RelativePath] = Field(
         min_length=1, description="module -> the file below folder that make writes"
     )
+    same_version: tuple[PackageName, ...] = Field(
+        default=(),
+        description="packages of the root that work with this very version alone, Debian's revision aside",
+    )
 
 
 class FirmwareSource(Model):

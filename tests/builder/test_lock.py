@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import subprocess
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from signed_archive import SignedArchive, needs_apt, package
 
 from builder.errors import LockError
 from builder.lock import check_lock, load_lock, resolve, resolve_scratch
@@ -16,30 +14,8 @@ from builder.lockfile import changes, dump_lock, write_lock
 from builder.mirror import Mirrors
 from builder.recipe import load_recipe
 
-needs_apt = pytest.mark.skipif(
-    not all(shutil.which(tool) for tool in ("apt-get", "gpg")), reason="needs apt-get and gpg"
-)
-
 PIN = "pefile==2024.8.26 --hash=sha256:" + "a" * 64 + "\nzstandard==0.25.0 --hash=sha256:" + "b" * 64 + "\n"
-DATES = {"trixie": "Sat, 12 Sep 2026 08:15:41 UTC", "trixie-security": "Sat, 21 Nov 2026 02:10:00 UTC",
-         "forky": "Sun, 22 Nov 2026 02:10:00 UTC"}  # fmt: skip
 EPOCH = 1795227000  # date -d "Sat, 21 Nov 2026 02:10:00 UTC" +%s
-
-
-def package(name, version="1.0-1", *, depends="", recommends="", architecture="amd64", pool="main"):
-    lines = [
-        f"Package: {name}",
-        f"Version: {version}",
-        f"Architecture: {architecture}",
-        "Maintainer: x <x@example.org>",
-        *([f"Depends: {depends}"] if depends else []),
-        *([f"Recommends: {recommends}"] if recommends else []),
-        f"Filename: pool/{pool}/{name[0]}/{name}/{name}_{version}_{architecture}.deb",
-        f"Size: {1000 + len(name)}",
-        f"SHA256: {hashlib.sha256(f'{name} {version}'.encode()).hexdigest()}",
-        "Description: x",
-    ]
-    return "\n".join(lines) + "\n"
 
 
 TRIXIE = [
@@ -72,69 +48,24 @@ firmware:
 """
 
 
-class Archive:
-    """A signed archive in a folder."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.home = root / "gnupg"
-        self.home.mkdir(mode=0o700)
-        self.keyring = root / "key.gpg"
-        self.gpg("--quick-gen-key", "--passphrase", "", "test@example.org", "ed25519", "sign", "never")
-        self.gpg("--export", "--output", str(self.keyring))
-        self.write("debian", "trixie", TRIXIE)
-        self.write("debian-security", "trixie-security", SECURITY)
-        self.write("debian", "forky", FORKY)
-
-    @property
-    def mirrors(self) -> Mirrors:
-        return Mirrors(archive=f"file:{self.root}/debian", security=f"file:{self.root}/debian-security")
-
-    def gpg(self, *arguments):
-        subprocess.run(
-            [
-                "gpg",
-                "--homedir",
-                str(self.home),
-                "--batch",
-                "--yes",
-                "--pinentry-mode",
-                "loopback",
-                *arguments,
-            ],
-            check=True,
-            capture_output=True,
-        )
-
-    def write(self, archive, suite, packages, *, sign=True):
-        dists = self.root / archive / "dists" / suite
-        index = dists / "main/binary-amd64/Packages"
-        index.parent.mkdir(parents=True, exist_ok=True)
-        raw = "\n".join(packages).encode()
-        index.write_bytes(raw)
-        release = dists / "Release"
-        release.write_text(
-            f"Origin: Test\nSuite: {suite}\nCodename: {suite}\nDate: {DATES[suite]}\nArchitectures: amd64\n"
-            f"Components: main\nSHA256:\n {hashlib.sha256(raw).hexdigest()} {len(raw)} main/binary-amd64/Packages\n"
-        )
-        if sign:
-            self.gpg("--clearsign", "--output", str(dists / "InRelease"), str(release))
-
-
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    made = Archive(tmp_path_factory.mktemp("a"))
+    made = SignedArchive(tmp_path_factory.mktemp("a"))
+    fill(made)
     yield made
-    subprocess.run(
-        ["gpgconf", "--homedir", str(made.home), "--kill", "all"], check=False, capture_output=True
-    )
+    made.close()
 
 
 @pytest.fixture
 def restore(archive):
     """Put the archive back as it was after a test changes it."""
     yield
+    fill(archive)
+
+
+def fill(archive):
     archive.write("debian", "trixie", TRIXIE)
+    archive.write("debian-security", "trixie-security", SECURITY)
     archive.write("debian", "forky", FORKY)
 
 
@@ -212,10 +143,10 @@ def test_settings_of_the_host_do_not_count(archive, recipe, monkeypatch, tmp_pat
 @needs_apt
 def test_an_index_signed_by_nobody_we_trust_is_refused(archive, recipe, tmp_path):
     (tmp_path / "b").mkdir()
-    other = Archive(tmp_path / "b")
+    other = SignedArchive(tmp_path / "b")
     with pytest.raises(LockError, match="not trusted"):
         resolve(recipe, archive.mirrors, keyring=other.keyring, requirements=PIN)
-    subprocess.run(["gpgconf", "--homedir", str(other.home), "--kill", "all"], check=False)
+    other.close()
 
 
 @needs_apt
