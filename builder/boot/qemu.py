@@ -35,6 +35,8 @@ _MAC = "52:54:00:12:34:56"
 
 #: CPU models without RDRAND.
 _NOT_RANDOM = ("qemu64", "kvm64")
+#: QEMU's devices for which OVMF has a driver that gives random numbers (edk2 OvmfPkg/VirtioRngDxe).
+_RANDOM_DEVICE = "virtio-rng"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +154,9 @@ def boot_devices() -> tuple[BootDevice, ...]:
 
 def random_numbers(machine: Machine) -> bool | None:
     """Return whether UEFI finds random numbers on the machine; ``None`` where the CPU or a device may have them."""
-    return False if machine.cpu in _NOT_RANDOM and not machine.devices else None
+    if any(device.startswith(_RANDOM_DEVICE) for device in machine.devices):
+        return None
+    return False if machine.cpu in _NOT_RANDOM else None
 
 
 def _disk(image: Path | None) -> list[str]:

@@ -10,7 +10,7 @@ from measurements.events import Event, HashAlgorithm, RegisterPrediction, Sequen
 from measurements.image_layer import ImageEvent
 
 #: After this many differing events in one register the rest adds nothing.
-MAX_EVENT_DIFFERENCES = 4
+MAX_EVENT_DIFFERENCES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,16 +128,26 @@ def _sequences(where: str, old: Sequence, new: Sequence) -> Iterator[Difference]
     ).get_opcodes():
         if tag == "equal":
             continue
-        removed, added = old.events[start:stop], new.events[other_start:other_stop]
-        for position in range(max(len(removed), len(added))):
+        for removed, added in _paired(old.events[start:stop], new.events[other_start:other_stop]):
             if count == MAX_EVENT_DIFFERENCES:
                 return
             count += 1
-            yield _event(
-                where,
-                removed[position] if position < len(removed) else None,
-                added[position] if position < len(added) else None,
-            )
+            yield _event(where, removed, added)
+
+
+def _paired(
+    removed: tuple[Event, ...], added: tuple[Event, ...]
+) -> Iterator[tuple[Event | None, Event | None]]:
+    """Pair events of one cause, in order; one whose cause the other side does not have stands alone."""
+    matcher = SequenceMatcher(
+        None, [event.cause for event in removed], [event.cause for event in added], autojunk=False
+    )
+    for tag, start, stop, other_start, other_stop in matcher.get_opcodes():
+        if tag == "equal":
+            yield from zip(removed[start:stop], added[other_start:other_stop], strict=True)
+            continue
+        yield from ((event, None) for event in removed[start:stop])
+        yield from ((None, event) for event in added[other_start:other_stop])
 
 
 def _key(event: Event) -> tuple[object, ...]:
