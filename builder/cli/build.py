@@ -23,6 +23,7 @@ from builder.cli.signing import (
 )
 from builder.errors import GoneError, UsageError
 from builder.fetch import fetch
+from builder.image.secureboot.keyset import fingerprint
 from builder.inputs import InputOptions, open_sources
 from builder.lock import load_lock, resolve_scratch
 from builder.modulesigning import ModuleSigning
@@ -143,12 +144,12 @@ def command(
             reporter=reporter,
         )
     if json:
-        console.emit_json(_summary(release, scratch=lock.scratch))
+        console.emit_json(_summary(release, signing, scratch=lock.scratch))
     else:
-        _print(release, scratch=lock.scratch)
+        _print(release, signing, scratch=lock.scratch)
 
 
-def _summary(release: Release, *, scratch: bool) -> dict[str, object]:
+def _summary(release: Release, signing: ModuleSigning | None, *, scratch: bool) -> dict[str, object]:
     document = release.document
     return {
         "folder": str(release.folder),
@@ -159,6 +160,7 @@ def _summary(release: Release, *, scratch: bool) -> dict[str, object]:
         },
         "scratch": scratch,
         "throwaway_key": release.throwaway_key,
+        "modules_signed_by": None if signing is None else fingerprint(signing.certificate),
         "outputs": [
             {"name": output.name, "size": output.size, "sha256": output.sha256} for output in document.outputs
         ],
@@ -168,7 +170,7 @@ def _summary(release: Release, *, scratch: bool) -> dict[str, object]:
     }
 
 
-def _print(release: Release, *, scratch: bool) -> None:
+def _print(release: Release, signing: ModuleSigning | None, *, scratch: bool) -> None:
     document = release.document
     first = document.predictions[0]
     bank = document.banks[0]
@@ -189,6 +191,9 @@ def _print(release: Release, *, scratch: bool) -> None:
         console.out(f"WARNING: {warning}")
     if scratch:
         console.out("SCRATCH BUILD: inputs were resolved anew for this build; do not publish its values")
+    if signing is not None:
+        subject = signing.certificate.subject.rfc4514_string()
+        console.out(f"modules signed by {subject}, certificate SHA-256 {fingerprint(signing.certificate)}")
     if release.throwaway_key:
         console.out("signed with a throw-away key (--key signs with yours)")
     console.out(f"golden document: {release.folder / 'golden.dsse.json'}")

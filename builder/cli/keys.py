@@ -126,7 +126,9 @@ def make(
             {
                 "folder": str(folder),
                 "owner": str(enrolment.owner),
-                "certificates": {role: keyset.fingerprint(signer) for role, signer in keys.signers()},
+                "certificates": {
+                    role: keyset.fingerprint(signer.certificate) for role, signer in keys.signers()
+                },
                 "made": [role for role in keyset.ROLES if role in made],
                 "files": sorted(file.name for file in files),
             }
@@ -217,7 +219,11 @@ def sign(
             signed, signature = sign_pe(content, signer)
     write_atomic(signature_file, signature)
     write_atomic(target, signed)
-    told = {"image": str(target), "signature": str(signature_file), "signed_by": keyset.fingerprint(signer)}
+    told = {
+        "image": str(target),
+        "signature": str(signature_file),
+        "signed_by": keyset.fingerprint(signer.certificate),
+    }
     _tell(
         json,
         told,
@@ -259,7 +265,7 @@ def sign_modules(
     target.mkdir(parents=True, exist_ok=True)
     for path, content in files.items():
         write_atomic(path, content)
-    told = {"files": [str(path) for path in files], "signed_by": keyset.fingerprint(signer)}
+    told = {"files": [str(path) for path in files], "signed_by": keyset.fingerprint(signer.certificate)}
     _tell(json, told, "\n".join(map(str, files)))
 
 

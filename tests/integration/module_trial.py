@@ -4,6 +4,9 @@ The test extension of tests/live stops the boot twice: between the last module a
 the latch. A machine without a GPU says which module the kernel took: NVIDIA's driver starts, finds nothing and goes
 (ENODEV); the second module then lacks the first one's symbols (ENOENT); one that is loaded already is there (EEXIST).
 The kernel comes to all of these once it has accepted the signature (kernel/module/main.c, load_module).
+
+With a stand-in for an NVIDIA device (tests/live/standin), which is a module too and signed like the driver, the driver
+then stays: from the moment it is loaded, which is after lockdown.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from running import ROOT, private_temporary
@@ -23,7 +26,8 @@ from channel import Channel
 from extension import extension
 from guest import agent
 from holds import Hold
-from machine import BOOT_LIMIT, powered_machine
+from machine import BOOT_LIMIT, EDU, powered_machine
+from standin import Workshop
 from syscalls import Result, answers, call
 
 from builder.boot.addons import Sign
@@ -32,6 +36,9 @@ from builder.image.secureboot.modules import attach_module_signature
 from builder.launches import Launch
 from builder.release import manifest as manifests
 from builder.tools import Tools
+
+__all__ = ["CHANGED", "DEBIAN", "FOREIGN", "KINDS", "MISPLACED", "RELEASE", "SECOND", "UNSIGNED", "State", "Trial",
+           "Workshop", "trial"]  # fmt: skip
 
 #: Kinds of modules; the first three are the image's own files, "Debian" one that is loaded already.
 RELEASE, SECOND, DEBIAN, UNSIGNED, FOREIGN, MISPLACED, CHANGED = (
@@ -78,7 +85,10 @@ class Trial:
         keys: /proc/keys.
         early: before goldsmith-lockdown.
         late: after it, before the latch.
+        with_device: what loading the stand-in gave, unsigned and signed, then the driver's two modules, before the
+            latch; empty without a stand-in.
         up: once the machine has come up, and answered for evidence.
+        modules: /proc/modules then.
         taint: /proc/sys/kernel/tainted at the end.
     """
 
@@ -86,12 +96,21 @@ class Trial:
     keys: str
     early: State
     late: State
+    with_device: tuple[str, ...]
     up: State
+    modules: str
     taint: int
 
 
 def trial(
-    release: Path, launch: Launch, tools: Tools, foreign: bytes, *, early: Sequence[str], sign: Sign | None
+    release: Path,
+    launch: Launch,
+    tools: Tools,
+    foreign: bytes,
+    *,
+    early: Sequence[str],
+    sign: Sign | None = None,
+    standins: Sequence[bytes] = (),
 ) -> Trial:
     """Boot the disk of a release whose modules are signed.
 
@@ -102,9 +121,12 @@ def trial(
         foreign: signature of nvidia.ko by a key that nobody enrolled.
         early: kinds to try before lockdown.
         sign: signs the extension for firmware that verifies.
+        standins: modules that put a stand-in for an NVIDIA device in place; the last of them must.
     """
+    machine = replace(launch.machine, devices=(EDU,)) if standins else launch.machine
     with private_temporary() as folder:
         addon = extension(tools, folder, holds=(_BEFORE_LOCKDOWN, _BEFORE_LATCH), sign=sign)
+        launch = replace(launch, machine=machine)
         with powered_machine(tools, launch, release / "disk.raw", folder, companions=[addon]) as (
             running,
             channel,
@@ -118,12 +140,14 @@ def trial(
             _BEFORE_LOCKDOWN.release(channel)
             _BEFORE_LATCH.reach(channel, deadline)
             second = guest.look(KINDS)
+            with_device = guest.add_device(standins)
             _BEFORE_LATCH.release(channel)
             # The evidence service is the last to start: the read-back before it found nothing amiss.
             evidence = folder / "evidence.sock"
             request_evidence(evidence, bytes(32), deadline=time.monotonic() + BOOT_LIMIT, check=running.check)
             return Trial(
-                boot_log=boot_log, keys=keys, early=first, late=second, up=guest.look(KINDS),
+                boot_log=boot_log, keys=keys, early=first, late=second, with_device=with_device,
+                up=guest.look(KINDS), modules=guest.said("cat", "/proc/modules"),
                 taint=int(guest.said("cat", "/proc/sys/kernel/tainted")),
             )  # fmt: skip
 
@@ -161,6 +185,15 @@ class _Guest:
             MISPLACED: f"{agent.FOLDER}/misplaced.ko",
             CHANGED: f"{agent.FOLDER}/changed.ko",
         }
+
+    def add_device(self, standins: Sequence[bytes]) -> tuple[str, ...]:
+        """Put the stand-in in place, and load the driver for it."""
+        found = []
+        for module in standins:
+            path = f"{agent.FOLDER}/standin.ko"
+            self._channel.put(module, path)
+            found.append(self._load(path))
+        return (*found, *(self._load(self._paths[kind]) for kind in (RELEASE, SECOND) if standins))
 
     def look(self, kinds: Sequence[str]) -> State:
         found = {kind: self._load(self._paths[kind]) for kind in kinds}

@@ -20,6 +20,7 @@ from module_trial import (
     SECOND,
     UNSIGNED,
     Trial,
+    Workshop,
     trial,
 )
 from running import ROOT, Done, Goldsmith
@@ -83,12 +84,13 @@ def others(goldsmith: Goldsmith, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def boot(sealed: Path, secure_boot_keys: Path) -> Callable[..., Trial]:
+def boot(sealed: Path, secure_boot_keys: Path, tmp_path_factory) -> Callable[..., Trial]:
     """Boot the sealed disk and load modules of every kind, with Secure Boot on or off."""
     manifest, lock = manifests.load(sealed), read_lock(sealed / "lock.json", recipe="gpu-cc")
     tools, builds = unpack_toolbox(lock, Store.default()), firmware(manifest.firmware, lock, Store.default())
     signer = load_signer(*((secure_boot_keys / f"db.{suffix}").read_bytes() for suffix in ("key", "pem")))
     stranger = keyset.make_key_set("Strangers", size=3072, valid_from=date(2026, 11, 22), years=1).image_key
+    standin = Workshop(ROOT / "recipes/gpu-cc", tmp_path_factory.mktemp("workshop")).standin()
     _, foreign = sign_module((sealed / "nvidia.ko").read_bytes(), stranger)
 
     def run(*, secure_boot: bool) -> Trial:
@@ -102,6 +104,7 @@ def boot(sealed: Path, secure_boot_keys: Path) -> Callable[..., Trial]:
             # Where nothing is verified yet, code that somebody changed would run.
             early=[kind for kind in KINDS if secure_boot or kind != CHANGED],
             sign=(lambda image: sign_pe(image, signer)[0]) if secure_boot else None,
+            standins=(standin, sign_module(standin, signer)[0]) if secure_boot else (),
         )
 
     return run
@@ -297,6 +300,14 @@ def test_under_secure_boot_the_kernel_takes_signed_modules_alone(verified: Trial
         assert state.answers == _ACCEPTED | _REFUSED
         assert "Loading of unsigned module is rejected" in state.log
         assert "Loading of module with unavailable key is rejected" in state.log
+
+
+def test_the_driver_is_loaded_and_stays_under_full_lockdown(verified: Trial):
+    """Where it finds a device; O is a module from outside of the tree, and E would be an unsigned one (proc(5))."""
+    assert verified.with_device == ("EKEYREJECTED", "0", "0", "0")
+    modules = {line.split()[0]: line.split() for line in verified.modules.splitlines()}
+    for name in _NAMES:
+        assert modules[name][4] == "Live" and modules[name][-1] == "(O)"
 
 
 def test_without_secure_boot_lockdown_stops_all_but_debians(unverified: Trial):

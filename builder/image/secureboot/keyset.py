@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from builder.errors import UsageError
 from builder.image.secureboot.clouds import azure_security_profile, ec2_uefi_data
-from builder.image.secureboot.signer import KeySigner, Signer, new_signer, title, validity
+from builder.image.secureboot.signer import KeySigner, new_signer, title, validity
 from builder.image.secureboot.tokensigner import TokenSigner, certify_token_key, check_fit
 from builder.image.secureboot.variables import VENDORS, Enrolment, owner_of
 from builder.tokens.ring import Tokens
@@ -230,7 +230,7 @@ def listing(keys: KeySet, enrolment: Enrolment, files: tuple[OutputFile, ...]) -
             f"{role:<4} {certificate.subject.rfc4514_string()}",
             f"     {_PURPOSES[role]}",
             f"     valid {certificate.not_valid_before_utc:%Y-%m-%d} to {certificate.not_valid_after_utc:%Y-%m-%d}",
-            f"     SHA-256 {fingerprint(signer)}",
+            f"     SHA-256 {fingerprint(certificate)}",
         ]
     width = max(len(file.name) for file in files)
     lines += ["", *(f"{file.name:<{width}}  {file.purpose}" for file in files), ""]
@@ -244,6 +244,6 @@ def listing(keys: KeySet, enrolment: Enrolment, files: tuple[OutputFile, ...]) -
     return OutputFile(name=_LISTING, content="\n".join(lines).encode(), purpose="this list")
 
 
-def fingerprint(signer: Signer) -> str:
+def fingerprint(certificate: x509.Certificate) -> str:
     """Return SHA-256 of a certificate's DER, 64 hex digits."""
-    return hashlib.sha256(signer.certificate.public_bytes(Encoding.DER)).hexdigest()
+    return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()

@@ -25,6 +25,7 @@ WHO = ["--bits", "2048", "--valid-from", "2026-11-22", "--name", "Acme"]
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("uki.efi").write_bytes(pe_images.image())
+    Path("driver.ko").write_bytes(b"\x7fELF and the rest of a module")
 
 
 def make(name, *arguments):
@@ -56,7 +57,9 @@ def test_the_same_bytes_as_a_file_with_the_same_key(both):
     for name in ("files", "set"):
         assert run(["keys", "sign", name, "uki.efi", "--out", f"{name}.efi"]) == 0
         assert run(["keys", "forbid", name, "ab" * 32, "--out", f"{name}.auth", "--date", "2027-01-31"]) == 0
+        assert run(["keys", "sign-modules", name, "driver.ko", "--out", f"{name}.modules"]) == 0
     assert Path("set.efi").read_bytes() == Path("files.efi").read_bytes()
+    assert contents("set.modules") == contents("files.modules")
     assert Path("set.auth").read_bytes() == Path("files.auth").read_bytes()
 
 
