@@ -240,7 +240,7 @@ def test_signed_modules_move_the_root_hash_and_what_follows_from_it():
         (lambda found: replace(found, outputs=found.outputs[:1]), "output x.ko: sha256: 4+ -> absent"),
         (lambda found: with_outputs(found, more="9"), "output more: sha256: absent -> 9+"),
         (lambda found: replace(found, predictions=(moved(found.predictions[0]),)), "PCR 11.*uki .linux"),
-        (lambda found: replace(found, predictions=(prediction(vcpus=4),)), "launch shape"),
+        (lambda found: replace(found, predictions=(prediction(vcpus=4),)), "vcpus: 2 -> 4"),
     ],
 )
 def test_what_else_moves_with_signed_modules_is_an_error(change, named):
