@@ -15,6 +15,7 @@ from builder.cli.profiles import add_profile_options, read_profiles
 from builder.errors import UsageError
 from measurements.envelope import MAX_ENVELOPE_BYTES
 from measurements.keys import PublicKey
+from measurements.policy import Unproven
 from measurements.verify.release import LaunchVerdict, ReleasePolicy, ValueVerdict, launch_to_json
 
 
@@ -31,6 +32,14 @@ def add_document_options(parser: Parser) -> None:
     add_profile_options(parser)
     add("--at", metavar="TIME", type=timestamp, help="verify as of this time (RFC 3339); otherwise now")
     add("--json", action="store_true", help="print a JSON object")
+
+
+def add_gpu_option(parser: Parser) -> None:
+    """Add the option that says that GPUs are judged elsewhere."""
+    parser.add_argument(
+        "--without-gpu", action="store_true",
+        help="judge the machine without its GPUs, of which a CPU's report says nothing, and say so in the verdict",
+    )  # fmt: skip
 
 
 def count(minimum: int) -> Callable[[str], int]:
@@ -67,6 +76,7 @@ def release_policy(given: argparse.Namespace) -> ReleasePolicy:
         image=given.image,
         shape=given.shape,
         profiles=read_profiles(given),
+        gpu=Unproven(reason="--without-gpu was given") if given.without_gpu else None,
     )
 
 

@@ -31,6 +31,7 @@ def _parser() -> Parser:
     add("--snp-report", metavar="FILE", type=Path, required=True, dest="report",
         help="1184 bytes, as the firmware wrote them")  # fmt: skip
     verify_release.add_document_options(parser)
+    verify_release.add_gpu_option(parser)
     snp_arguments.add_report_options(parser, host_data="zeros unless said")
     add("--firmware-only", action="store_true",
         help="accept a launch without kernel hashes, whose digest says nothing about what boots")  # fmt: skip

@@ -41,6 +41,7 @@ def _parser() -> Parser:
     )
     add("--event-log", metavar="FILE", type=Path, help="the trust domain's CCEL: says which event differs")
     verify_release.add_document_options(parser)
+    verify_release.add_gpu_option(parser)
     tdx_arguments.add_quote_options(parser)
     add("--rtmr3", metavar="HEX", type=_rtmr3, default=frozenset({bytes(REGISTER_SIZE)}),
         help="what applications extended; zeros unless said, 'any' to leave it open")  # fmt: skip

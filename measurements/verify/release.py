@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from measurements.envelope import VerifiedPayload
-from measurements.errors import FormatError, MeasurementError
+from measurements.errors import FormatError, MeasurementError, VerificationError
 from measurements.golden import GoldenDocument
 from measurements.keys import PublicKey
+from measurements.policy import Unproven
 from measurements.profile.model import PlatformProfile
+from measurements.verify import checks
 from measurements.verify.state import NothingToCheckError
 from measurements.verify.verdict import Check, Status, Verdict, predicted_to_json, to_json
 
@@ -41,6 +43,8 @@ class ReleasePolicy:
         image: name of the image; ``None`` accepts every image that the signers sign.
         shape: name of the launch; ``None`` chooses the one that fits.
         profiles: launches that the verifier accepts beside the document's, as in ``measurements.policy.Policy``.
+        gpu: why the GPUs are not judged that an image expects: no CPU's report says anything about them. ``None``
+            refuses every document that expects some.
     """
 
     signers: tuple[PublicKey, ...]
@@ -50,6 +54,7 @@ class ReleasePolicy:
     image: str | None = None
     shape: str | None = None
     profiles: tuple[PlatformProfile, ...] = ()
+    gpu: Unproven | None = None
 
     def __post_init__(self) -> None:
         if self.now.utcoffset() is None:
@@ -90,6 +95,20 @@ class ReleaseState:
             known = ", ".join(item.name for item in found)
             raise FormatError(f"the document has no {what} {self.policy.shape!r}; it has {known}")
         return named
+
+
+def gpus(state: ReleaseState) -> Outcome:
+    """Check that the image expects no GPU, or that the policy says why none is judged."""
+    wanted = state.need(state.document, "the document").gpu
+    if wanted is None:
+        return Status.OK, "the image expects none"
+    demand = state.policy.gpu
+    if demand is None:
+        raise VerificationError(
+            f"the image expects {wanted.count} GPUs, of which a CPU's report says nothing: judge the machine's "
+            "evidence, whose quotes bind theirs, and say here that it is done elsewhere"
+        )
+    return Status.UNPROVEN, f"NO GPU IS JUDGED, though the image expects {wanted.count}: {demand.reason}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,3 +179,12 @@ def joined(*parts: Iterable[Check]) -> tuple[Check, ...]:
         replace(check, number=number)
         for number, check in enumerate((check for part in parts for check in part), start=1)
     )
+
+
+#: The checks that every verification of a confidential launch begins with, and the one that it ends with.
+DOCUMENT: Final[tuple[tuple[str, Callable[[ReleaseState], Outcome]], ...]] = (
+    ("document signatures", checks.signatures),
+    ("document", checks.document),
+    ("validity", checks.validity),
+)
+GPUS: Final[tuple[tuple[str, Callable[[ReleaseState], Outcome]], ...]] = (("GPUs", gpus),)

@@ -1,4 +1,4 @@
-"""Verify an SEV-SNP attestation report against a signed golden document: fifteen checks, in this order, fail closed.
+"""Verify an SEV-SNP attestation report against a signed golden document: sixteen checks, in this order, fail closed.
 
  1. document signatures   at least ``threshold`` trusted keys signed the envelope
  2. document              the signed bytes are a golden document, strictly parsed and refolded
@@ -15,6 +15,7 @@
 13. identity              ID key and author key are the ones that the verifier names
 14. ID block              where an ID key is named: family, image and SVN are those of the document
 15. launch shape          the launch digest is that of one launch of the document, which binds the UKI
+16. GPUs                  the image expects none, or the policy says why none is judged
 
 Checks 4 to 13 are those of ``measurements.snp.verify``, whose check "measurement" is check 15 here: it knows the
 launches, and says which one matched, or which is nearest.
@@ -37,9 +38,10 @@ from measurements.snp.idblock import release_ids
 from measurements.snp.policy import GuestPolicy
 from measurements.snp.report import AttestationReport
 from measurements.snp.tcb import Product, TcbVersion
-from measurements.verify import checks
 from measurements.verify.nearest import nearest
 from measurements.verify.release import (
+    DOCUMENT,
+    GPUS,
     LaunchVerdict,
     Outcome,
     ReleasePolicy,
@@ -132,13 +134,16 @@ def verify_report(
         policy: what is demanded.
     """
     release = ReleaseState(envelope=envelope, policy=policy.release)
-    documented = run_checks(_DOCUMENT, release)
+    documented = run_checks(DOCUMENT, release)
     genuine = verify.verify(report_bytes, certificates, policy.expectations())
     launch = _Launch(release=release, policy=policy, report=_parsed(report_bytes))
     launched = run_checks(_LAUNCH, launch)
     return LaunchVerdict(
         checks=joined(
-            documented, (check for check in genuine.checks if check.name != _MEASUREMENT), launched
+            documented,
+            (check for check in genuine.checks if check.name != _MEASUREMENT),
+            launched,
+            run_checks(GPUS, release),
         ),
         registers=(),
         shape=None if launch.chosen is None else launch.chosen.name,
@@ -217,18 +222,14 @@ def _values(launch: _Launch) -> tuple[ValueVerdict, ...]:
     )
 
 
-_DOCUMENT: Final[tuple[tuple[str, Callable[[ReleaseState], Outcome]], ...]] = (
-    ("document signatures", checks.signatures),
-    ("document", checks.document),
-    ("validity", checks.validity),
-)
 _LAUNCH: Final[tuple[tuple[str, Callable[[_Launch], Outcome]], ...]] = (
     ("ID block", _id_block),
     ("launch shape", _shape),
 )
 #: The names of all checks, in order.
 CHECKS: Final = (
-    *(name for name, _ in _DOCUMENT),
+    *(name for name, _ in DOCUMENT),
     *(name for name in verify.CHECKS if name != _MEASUREMENT),
     *(name for name, _ in _LAUNCH),
+    *(name for name, _ in GPUS),
 )

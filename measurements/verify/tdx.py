@@ -1,4 +1,4 @@
-"""Verify a TDX quote against a signed golden document: nineteen checks, in this order, fail closed.
+"""Verify a TDX quote against a signed golden document: twenty checks, in this order, fail closed.
 
  1. document signatures   at least ``threshold`` trusted keys signed the envelope
  2. document              the signed bytes are a golden document, strictly parsed and refolded
@@ -19,6 +19,7 @@
 17. event log             where one is given, it folds to the quoted RTMR0 to RTMR2
 18. launch shape          one launch of the document has all these values, and they bind the UKI
 19. events                where a log is given, it holds the predicted events, no other, in their order
+20. GPUs                  the image expects none, or the policy says why none is judged
 
 Checks 4 to 16 are those of ``measurements.tdx.verify``. An event log (CCEL) proves nothing that the registers do not:
 it says which event differs, and tells launches apart whose registers the document does not pin.
@@ -42,8 +43,9 @@ from measurements.golden import TdxReference
 from measurements.policy import ALL_PINNED, Unproven
 from measurements.tdx.policy import Bits, RegisterPolicy, ReportData, TcbPolicy, TdxPolicy
 from measurements.tdx.verify import verify_quote as verify_genuine
-from measurements.verify import checks
 from measurements.verify.release import (
+    DOCUMENT,
+    GPUS,
     LaunchVerdict,
     Outcome,
     ReleasePolicy,
@@ -161,13 +163,13 @@ def verify_quote(
         event_log: the TD's CCEL, as the guest reads it in ``/sys/firmware/acpi/tables/data/CCEL``.
     """
     release = ReleaseState(envelope=envelope, policy=policy.release)
-    documented = run_checks(_DOCUMENT, release)
+    documented = run_checks(DOCUMENT, release)
     candidates, missing = _candidates(release)
     genuine = verify_genuine(quote, policy.of(candidates, missing))
     launch = _Launch(release=release, policy=policy, log=event_log, report=_parsed(quote))
     launched = run_checks(_LAUNCH, launch)
     return LaunchVerdict(
-        checks=joined(documented, genuine.checks, launched),
+        checks=joined(documented, genuine.checks, launched, run_checks(GPUS, release)),
         registers=(),
         shape=None if launch.chosen is None else launch.chosen.name,
         values=_values(launch),
@@ -364,11 +366,6 @@ def _names(indexes: list[int]) -> str:
     return ", ".join(RegisterKind.RTMR.name_of(index) for index in indexes)
 
 
-_DOCUMENT: Final[tuple[tuple[str, Callable[[ReleaseState], Outcome]], ...]] = (
-    ("document signatures", checks.signatures),
-    ("document", checks.document),
-    ("validity", checks.validity),
-)
 _LAUNCH: Final[tuple[tuple[str, Callable[[_Launch], Outcome]], ...]] = (
     ("event log", _event_log),
     ("launch shape", _shape),

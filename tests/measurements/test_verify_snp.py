@@ -10,6 +10,7 @@ import snp_reports
 from attester import NOW, SIGNING_KEY, document, prediction, signed
 from confidential_samples import snp
 from cryptography.hazmat.primitives.asymmetric import ec
+from gpu_evidence import EXPECTED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,9 +62,9 @@ def with_block(image="base", version="0.1.0", svn=3, id_key=ID_KEY, **at):
     return report(family=family_id, image=image_id, **at)
 
 
-def policy(*, threshold=1, signers=SIGNERS, now=NOW, svn=3, image=None, shape=None, **demands):
+def policy(*, threshold=1, signers=SIGNERS, now=NOW, svn=3, image=None, shape=None, gpu=None, **demands):
     release = ReleasePolicy(
-        signers=signers, threshold=threshold, now=now, minimum_svn=svn, image=image, shape=shape
+        signers=signers, threshold=threshold, now=now, minimum_svn=svn, image=image, shape=shape, gpu=gpu
     )
     return SnpPolicy(
         **{
@@ -91,7 +92,7 @@ def failed(verdict):
 def test_honest_guest_passes_and_its_launch_is_named():
     verdict = run()
     assert verdict.passed and not verdict.warnings, verdict.failures
-    assert [check.number for check in verdict.checks] == [*range(1, 16)]
+    assert [check.number for check in verdict.checks] == [*range(1, 17)]
     assert tuple(check.name for check in verdict.checks) == CHECKS
     assert verdict.shape == "qemu-snp/ovmf-amdsev/direct/EPYC-Milan/2-vcpus"
     (value,) = verdict.values
@@ -339,6 +340,16 @@ def test_digest_that_binds_no_image():
     assert "without kernel hashes" in failed(run(data, golden=golden))["launch shape"]
     verdict = run(data, golden=golden, firmware_only=True)
     assert verdict.passed and "what boots is not in the digest" in verdict.warnings[0]
+
+
+# 16
+def test_image_that_expects_gpus():
+    """A report says nothing of them: an attacker could give the guest none, or others."""
+    golden = signed(replace(GOLDEN, gpu=EXPECTED))
+    found = failed(run(golden=golden))
+    assert [*found] == ["GPUs"] and "judge the machine's evidence" in found["GPUs"]
+    verdict = run(golden=golden, gpu=Unproven(reason="by its evidence"))
+    assert verdict.passed and "NO GPU IS JUDGED" in verdict.warnings[0]
 
 
 def test_json_has_the_contracts_shape():

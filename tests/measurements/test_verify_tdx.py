@@ -10,6 +10,7 @@ import pytest
 import tdx_quotes
 import tdx_recorded
 from attester import SIGNING_KEY, signed
+from gpu_evidence import EXPECTED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,9 +32,9 @@ ZEROS = bytes(48)
 
 
 def policy(*, threshold=1, signers=SIGNERS, now=tdx_recorded.NOW, svn=3, image=None, shape=None,
-           **demands):  # fmt: skip
+           gpu=None, **demands):  # fmt: skip
     release = ReleasePolicy(
-        signers=signers, threshold=threshold, now=now, minimum_svn=svn, image=image, shape=shape
+        signers=signers, threshold=threshold, now=now, minimum_svn=svn, image=image, shape=shape, gpu=gpu
     )
     tcb = TcbPolicy(collateral=tdx_recorded.collateral(), accepted=frozenset({"UpToDate"}))
     return TdPolicy(
@@ -95,7 +96,7 @@ def not_pinned(index, reason="its ACPI tables are not known"):
 def test_quote_of_a_real_machine(event_log):
     verdict = run(event_log=event_log)
     assert verdict.passed and not verdict.warnings, verdict.failures
-    assert [check.number for check in verdict.checks] == [*range(1, 20)]
+    assert [check.number for check in verdict.checks] == [*range(1, 21)]
     assert verdict.shape == "qemu-tdx/unpublished/direct/8-vcpus/65536-mib"
     assert [(item.name, item.equal, item.pinned) for item in verdict.values] == [
         (name, True, True) for name in ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
@@ -335,6 +336,14 @@ def test_log_tells_memory_sizes_apart_that_no_register_pins():
     assert verdict.passed and verdict.shape == large.name
     found = failed(run(golden=with_release(small), event_log=LOG))
     assert "TD HOB differs (another memory size)" in found["launch shape"]
+
+
+# 20
+def test_image_that_expects_gpus():
+    golden = signed(replace(tdx_recorded.release(), gpu=EXPECTED))
+    assert [*failed(run(golden=golden))] == ["GPUs"]
+    verdict = run(golden=golden, gpu=Unproven(reason="by its evidence"))
+    assert verdict.passed and "NO GPU IS JUDGED" in verdict.warnings[0]
 
 
 def test_json_has_the_contracts_shape():

@@ -13,6 +13,7 @@ from attester import SIGNING_KEY, document, prediction, signed
 from confidential_samples import snp
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from gpu_evidence import EXPECTED
 
 from builder.cli import run
 from measurements import golden
@@ -88,7 +89,7 @@ def test_report_json_holds_the_contract(capfd):
     found = verdict(capfd)
     assert found["shape"] == LAUNCHES[1].name and found["registers"]["launch_digest"]["equal"] is True
     assert [warning.partition(":")[0] for warning in found["warnings"]] == ["report data", "TCB"]
-    assert [check["number"] for check in found["checks"]] == [*range(1, 16)]
+    assert [check["number"] for check in found["checks"]] == [*range(1, 17)]
 
 
 @pytest.mark.parametrize("log", [[], ["--event-log", "ccel.bin"]])
@@ -160,6 +161,20 @@ def test_what_is_not_said_is_a_warning(capfd):
 def test_command_lines_that_make_no_sense(capfd, options, words):
     assert run(options) == 2
     assert words in capfd.readouterr().err
+
+
+def test_gpus_are_judged_elsewhere_and_only_on_purpose(files, capfd):
+    whole = replace(
+        document(prediction()),
+        validity=golden.Validity.since(1_750_000_000, days=3650),
+        sev_snp=LAUNCHES,
+        gpu=EXPECTED,
+    )
+    (files / "golden.dsse.json").write_bytes(signed(whole))
+    assert run([*FULL_SNP, "--json"]) == 1
+    assert [*failed(verdict(capfd))] == ["GPUs"]
+    assert run([*FULL_SNP, "--without-gpu"]) == 0
+    assert "NO GPU IS JUDGED" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["--snp-report", "--tdx-quote"])
