@@ -4,6 +4,8 @@ Three cases, each in a fresh interpreter and each from a store that holds every 
   cold     nothing is unpacked or compiled yet: the first build of a machine after `goldsmith fetch`
   warm     the store keeps what earlier builds unpacked
   changed  warm, and one file of the recipe has another content than in the build before
+
+The CPU time of what is compiled in a sandbox is not seen; its wall time is.
 """
 
 from __future__ import annotations

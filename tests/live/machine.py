@@ -22,8 +22,8 @@ from builder.tools import Tools
 
 #: Seconds from power-on until the agent must have greeted.
 BOOT_LIMIT = 240.0
-#: QEMU's device for teaching (docs/specs/edu.rst), which the stand-in dresses up.
-EDU = f"edu,addr=0x{FREE_SLOT:02x}"
+#: QEMU's devices for teaching (docs/specs/edu.rst), which the stand-in dresses up as a switch and as a GPU.
+EDU = tuple(f"edu,addr=0x{FREE_SLOT + number:02x}" for number in range(2))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,11 +66,11 @@ def live_machine(
         folder: private and empty, with a path that is short enough for sockets.
         companions: what else lies beside the UKI.
         smbios_string: SMBIOS type 11 string of the host.
-        standin: a kernel module for the initrd, with the device that it looks for on the machine.
+        standin: a kernel module for the initrd, with the devices that it looks for on the machine.
         console_log: where the console's bytes go.
     """
     addon = extension(tools, folder, standin=standin)
-    machine = launch.machine if standin is None else replace(launch.machine, devices=(EDU,))
+    machine = launch.machine if standin is None else replace(launch.machine, devices=EDU)
     with powered_machine(
         tools, replace(launch, machine=machine), disk, folder, companions=[addon, *companions],
         smbios_string=smbios_string, console_log=console_log,

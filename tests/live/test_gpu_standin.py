@@ -1,6 +1,6 @@
-"""NVIDIA's driver in the live image: recipes/gpu-cc on a machine with a stand-in for a device of NVIDIA's.
+"""NVIDIA's driver in the live image: recipes/gpu-cc on a machine with a stand-in for devices of NVIDIA's.
 
-Where there is no such device nvidia.ko unloads itself, so nothing of it could be looked at. The stand-in (`standin/`)
+Where there is no device nvidia.ko unloads itself, so nothing of it could be looked at. The stand-in (`standin/`)
 is a kernel module of the test extension's initrd. It is unsigned, and so is what this image compiles: without Secure
 Boot the kernel of this image is locked down after its last module, and until then takes what the initrd brings, which
 is measured. That ABI, linkage and order hold is what these tests prove; of GPUs, their firmware and sessions, nothing.
@@ -107,6 +107,17 @@ def test_majors(majors):
     assert set(majors.values()) <= DYNAMIC_MAJORS and len(set(majors.values())) == len(majors)
 
 
+def test_what_stands_on_the_bus(guest):
+    """A switch (class 0680), which the driver takes, and a GPU (class 0302), which no driver may have."""
+    found = {}
+    for line in guest.check_output("cd /sys/bus/pci/devices && grep . */vendor */class").splitlines():
+        path, _, value = line.partition(":0x")
+        found.setdefault(path.rpartition("/")[0], []).append(value)
+    nvidia = {address: class_ for address, (vendor, class_) in found.items() if vendor == "10de"}
+    assert nvidia == {"0000:00:04.0": "068000", "0000:00:05.0": "030200"}
+    assert not guest.file("/sys/bus/pci/devices/0000:00:05.0/driver").exists
+
+
 def test_what_the_driver_found(guest):
     assert guest.check_output("ls -A /proc/driver/nvidia/gpus") == ""
     log = guest.check_output("dmesg")
@@ -190,7 +201,7 @@ def test_nothing_of_the_stand_in_is_in_the_image(guest):
 
 
 def test_everything_else_is_the_release(standin, gpu_release):
-    """The add-on moves 4, 9 and 12; a device more stands in the ACPI tables, hence 1."""
+    """The add-on moves 4, 9 and 12; devices more stand in the ACPI tables, hence 1."""
     verdict = judge(standin, gpu_release, image="gpu-cc")
     assert not verdict.passed
     moved = {each.index for each in verdict.registers if each.pinned and not each.equal}
