@@ -41,6 +41,12 @@ def test_the_default_image_is_one_and_the_same():
     assert (ROOT / "recipes" / DEFAULT_RELEASE.name / "recipe.yaml").is_file()
 
 
+def test_no_two_test_files_share_a_name():
+    """pytest imports test files by their bare names, and collects nothing at all where two are the same."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_decisions_have_distinct_numbers():
     numbers = [path.name[:4] for path in (ROOT / "docs/adr").glob("*.md")]
     assert len(numbers) == len(set(numbers)) and all(re.fullmatch(r"\d{4}", number) for number in numbers)
