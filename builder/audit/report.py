@@ -65,7 +65,10 @@ def read_declared(document: bytes) -> Declared:
         ports=_mapping(declared, "ports"),
         kernel_policy=None if policy is None else tuple(_option(item) for item in _list(policy)),
         waivers=_mapping(declared, "waivers"),
-        module_certificate=declared.text("module_certificate", max_length=MAX_CERTIFICATE),
+        # Absent from reports of versions that knew no such signatures.
+        module_certificate=declared.text("module_certificate", max_length=MAX_CERTIFICATE)
+        if declared.has("module_certificate")
+        else "",
     )
 
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import padding
 
 from builder.errors import ImageError
 from builder.image.secureboot import signeddata
-from builder.image.secureboot.signer import Signer, rsa_public_key
+from builder.image.secureboot.signer import Signer, rsa_public_key, sign_checked
 
 MARKER: Final = b"~Module signature appended~\n"
 MAX_SIGNATURE_SIZE: Final = 1 << 16
@@ -37,7 +37,7 @@ def sign_module(module: bytes, signer: Signer) -> tuple[bytes, bytes]:
         ImageError: the module is signed already, or the signer's key is not fit.
     """
     _require_unsigned(module)
-    signature = signeddata.content_info(signeddata.detached(module, signer, certificate=False))
+    signature = signeddata.content_info(signeddata.bare(sign_checked(signer, module), signer.certificate))
     return attach_module_signature(module, signature), signature
 
 
@@ -60,7 +60,8 @@ def check_module_signature(module: bytes, signature: bytes, certificate: x509.Ce
     """Make sure that ``signature`` is what `sign_module` returns for this module and this certificate's key.
 
     There is one such text of bytes: RSASSA-PKCS1-v1_5 takes no random number (RFC 8017, 8.2), and only our own
-    encoding is accepted. So who hands signatures on has nothing to choose that would reach the image.
+    encoding is accepted, which is sign-file's too. So who hands signatures on has nothing to choose that would reach
+    the image.
 
     Raises:
         ImageError: it is another's, about other bytes, or of another form; or the certificate's key is not fit.
@@ -73,10 +74,11 @@ def check_module_signature(module: bytes, signature: bytes, certificate: x509.Ce
             hint="give the certificate that belongs to the signatures, or the signatures of this key",
         )
     raw = signature[-(key.key_size // 8) :]
-    if signature != signeddata.content_info(signeddata.around(raw, certificate, certificate=False)):
+    if signature != signeddata.content_info(signeddata.bare(raw, certificate)):
         raise ImageError(
-            f"the signature of {signer} is not of the form that is published: PKCS #7, detached, RSA with "
-            "SHA-256, no attributes, no certificates, nothing behind it"
+            f"the signature of {signer} is not of the form that the kernel's sign-file writes: PKCS #7, detached, "
+            "RSA with SHA-256, no attributes, no certificates, nothing behind it",
+            hint="goldsmith keys sign-modules, or openssl cms -sign -binary -noattr -nocerts -md sha256",
         )
     try:
         key.verify(raw, module, padding.PKCS1v15(), hashes.SHA256())

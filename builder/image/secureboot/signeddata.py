@@ -18,6 +18,8 @@ _RSA = "1.2.840.113549.1.1.1"
 _SHA256 = "2.16.840.1.101.3.4.2.1"
 _CONTENT_TYPE = "1.2.840.113549.1.9.3"
 _MESSAGE_DIGEST = "1.2.840.113549.1.9.4"
+#: ContentInfo of data that is elsewhere (RFC 2315, 7).
+_PLAIN = der.sequence(der.object_identifier(DATA))
 
 
 def sha256_identifier() -> bytes:
@@ -25,26 +27,28 @@ def sha256_identifier() -> bytes:
     return der.sequence(der.object_identifier(_SHA256), der.null())
 
 
-def detached(content: bytes, signer: Signer, *, certificate: bool = True) -> bytes:
+def detached(content: bytes, signer: Signer) -> bytes:
     """Return SignedData over ``content``, which is not inside; signed directly, without attributes.
-
-    Args:
-        content: what is signed.
-        signer: signs with SHA-256.
-        certificate: carry the signer's; a verifier that has it already finds it by issuer and serial number.
 
     Raises:
         ImageError: the signer's key is not fit, or is not that of its certificate.
     """
-    return around(sign_checked(signer, content), signer.certificate, certificate=certificate)
-
-
-def around(signature: bytes, signer: x509.Certificate, *, certificate: bool = True) -> bytes:
-    """Return the SignedData that `detached` makes of an RSA signature; needs no key, and verifies nothing."""
-    signer_info = _signer_info(signer, attributes=b"", signature=signature)
-    return _signed_data(
-        der.sequence(der.object_identifier(DATA)), signer, signer_info, certificate=certificate
+    signer_info = _signer_info(
+        signer.certificate, sha256_identifier(), attributes=b"", signature=sign_checked(signer, content)
     )
+    return _signed_data(_PLAIN, signer_info, sha256_identifier(), certificate=signer.certificate)
+
+
+def bare(signature: bytes, certificate: x509.Certificate) -> bytes:
+    """Return SignedData around an RSA signature over content that is not inside; verifies nothing.
+
+    It has neither attributes nor certificates: a verifier finds the signer's by issuer and serial number. SHA-256's
+    identifier has no parameters (RFC 5754, 2). These are the bytes of the kernel's scripts/sign-file, and of
+    ``openssl cms -sign -binary -noattr -nocerts -md sha256``.
+    """
+    identifier = der.sequence(der.object_identifier(_SHA256))
+    signer_info = _signer_info(certificate, identifier, attributes=b"", signature=signature)
+    return _signed_data(_PLAIN, signer_info, identifier, certificate=None)
 
 
 def attached(content_type: str, content: bytes, signer: Signer) -> bytes:
@@ -63,10 +67,13 @@ def attached(content_type: str, content: bytes, signer: Signer) -> bytes:
     )
     # Signed as the SET, stored as [0] with the same length and content (RFC 2315, 9.3).
     signer_info = _signer_info(
-        signer.certificate, attributes=b"\xa0" + attributes[1:], signature=sign_checked(signer, attributes)
+        signer.certificate,
+        sha256_identifier(),
+        attributes=b"\xa0" + attributes[1:],
+        signature=sign_checked(signer, attributes),
     )
     info = der.sequence(der.object_identifier(content_type), der.explicit(0, der.sequence(content)))
-    return _signed_data(info, signer.certificate, signer_info)
+    return _signed_data(info, signer_info, sha256_identifier(), certificate=signer.certificate)
 
 
 def content_info(signed_data: bytes) -> bytes:
@@ -75,14 +82,13 @@ def content_info(signed_data: bytes) -> bytes:
 
 
 def _signed_data(
-    info: bytes, signer: x509.Certificate, signer_info: bytes, *, certificate: bool = True
+    info: bytes, signer_info: bytes, identifier: bytes, *, certificate: x509.Certificate | None
 ) -> bytes:
-    encoded = signer.public_bytes(Encoding.DER)
     return der.sequence(
         der.integer(1),
-        der.set_of(sha256_identifier()),
+        der.set_of(identifier),
         info,
-        der.explicit(0, encoded) if certificate else b"",
+        der.explicit(0, certificate.public_bytes(Encoding.DER)) if certificate else b"",
         der.set_of(signer_info),
     )
 
@@ -92,11 +98,13 @@ def issuer_and_serial(certificate: x509.Certificate) -> bytes:
     return der.sequence(certificate.issuer.public_bytes(), der.integer(certificate.serial_number))
 
 
-def _signer_info(signer: x509.Certificate, *, attributes: bytes, signature: bytes) -> bytes:
+def _signer_info(
+    certificate: x509.Certificate, identifier: bytes, *, attributes: bytes, signature: bytes
+) -> bytes:
     return der.sequence(
         der.integer(1),
-        issuer_and_serial(signer),
-        sha256_identifier(),
+        issuer_and_serial(certificate),
+        identifier,
         attributes,
         der.sequence(der.object_identifier(_RSA), der.null()),
         der.octet_string(signature),

@@ -15,6 +15,7 @@ from builder.image.secureboot.modules import (
     sign_module,
     split_module,
 )
+from builder.image.secureboot.signer import load_certificate
 
 MODULE = b"\x7fELF and the rest of a module"
 
@@ -103,19 +104,40 @@ def test_a_signature_in_anothers_name_is_refused(keys, other_keys):
         check_module_signature(MODULE, genuine[:-size] + forged[-size:], keys.image_key.certificate)
 
 
-def test_only_the_published_form_is_taken(keys, tool, tmp_path):
-    """OpenSSL's by the same key, with certificate and attributes, would verify; it is another text of bytes."""
-    certificate = keys.image_key.certificate
-    (tmp_path / "module").write_bytes(MODULE)
-    (tmp_path / "db.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
-    (tmp_path / "db.key").write_bytes(keys.image_key.key_pem())
-    tool("openssl", "cms", "-sign", "-binary", "-md", "sha256", "-signer", "db.pem", "-inkey", "db.key",
-         "-in", "module", "-outform", "DER", "-out", "signature")  # fmt: skip
-    with pytest.raises(ImageError, match="not of the form"):
-        check_module_signature(MODULE, (tmp_path / "signature").read_bytes(), certificate)
+def test_kernels_own_signature_is_of_the_published_form(vector):
+    module, signature = split_module(vector("sign-file.ko"))
+    certificate = load_certificate(vector("sign-file.pem"))
+    check_module_signature(module, signature, certificate)
+    with pytest.raises(ImageError, match="about other bytes"):
+        check_module_signature(module + b"m", signature, certificate)
+
+
+def test_openssl_signs_the_same_bytes(keys, tool, tmp_path):
+    _openssl_signs(keys, tool, tmp_path, "-noattr", "-nocerts")
+    assert (tmp_path / "signature").read_bytes() == sign_module(MODULE, keys.image_key)[1]
+
+
+@pytest.mark.parametrize("form", [(), ("-noattr",), ("-nocerts",), ("-noattr", "-nocerts", "-keyid")])
+def test_only_the_published_form_is_taken(keys, tool, tmp_path, form):
+    """OpenSSL's others by the same key would verify; they are other texts of bytes."""
+    _openssl_signs(keys, tool, tmp_path, *form)
+    with pytest.raises(ImageError, match=r"not of the form|names another signer"):
+        check_module_signature(MODULE, (tmp_path / "signature").read_bytes(), keys.image_key.certificate)
+
+
+def test_bytes_behind_a_signature_are_refused(keys):
     _, signature = sign_module(MODULE, keys.image_key)
-    with pytest.raises(ImageError, match="not of the form"):
-        check_module_signature(MODULE, signature + b"\0", certificate)
+    for more in (b"\0", bytes(256)):
+        with pytest.raises(ImageError, match="not of the form"):
+            check_module_signature(MODULE, signature + more, keys.image_key.certificate)
+
+
+def _openssl_signs(keys, tool, folder, *form):
+    (folder / "module").write_bytes(MODULE)
+    (folder / "db.pem").write_bytes(keys.image_key.certificate.public_bytes(Encoding.PEM))
+    (folder / "db.key").write_bytes(keys.image_key.key_pem())
+    tool("openssl", "cms", "-sign", "-binary", "-md", "sha256", *form, "-signer", "db.pem", "-inkey", "db.key",
+         "-in", "module", "-outform", "DER", "-out", "signature")  # fmt: skip
 
 
 @given(st.integers(min_value=0), st.integers(min_value=1, max_value=255))
