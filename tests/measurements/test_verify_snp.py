@@ -5,9 +5,10 @@ import json
 from dataclasses import replace
 from datetime import timedelta
 
+import layer_samples
 import pytest
 import snp_reports
-from attester import NOW, SIGNING_KEY, document, prediction, signed
+from attester import NOW, SIGNING_KEY, Machine, document, prediction, signed
 from confidential_samples import snp
 from cryptography.hazmat.primitives.asymmetric import ec
 from gpu_evidence import EXPECTED
@@ -18,7 +19,9 @@ from measurements import envelope, keys
 from measurements.errors import FormatError
 from measurements.policy import Unproven
 from measurements.prediction import BootPath, FirmwareIdentity
+from measurements.profile import profile_of
 from measurements.snp.features import SevFeatures
+from measurements.snp.hashes import KernelHashes
 from measurements.snp.idblock import release_ids
 from measurements.snp.policy import GuestPolicy
 from measurements.snp.report import parse
@@ -62,9 +65,18 @@ def with_block(image="base", version="0.1.0", svn=3, id_key=ID_KEY, **at):
     return report(family=family_id, image=image_id, **at)
 
 
-def policy(*, threshold=1, signers=SIGNERS, now=NOW, svn=3, image=None, shape=None, gpu=None, **demands):
+def policy(
+    *, threshold=1, signers=SIGNERS, now=NOW, svn=3, image=None, shape=None, profiles=(), gpu=None, **demands
+):
     release = ReleasePolicy(
-        signers=signers, threshold=threshold, now=now, minimum_svn=svn, image=image, shape=shape, gpu=gpu
+        signers=signers,
+        threshold=threshold,
+        now=now,
+        minimum_svn=svn,
+        image=image,
+        shape=shape,
+        profiles=profiles,
+        gpu=gpu,
     )
     return SnpPolicy(
         **{
@@ -103,6 +115,29 @@ def test_honest_guest_passes_and_its_launch_is_named():
 def test_every_launch_of_the_document_passes(launch):
     verdict = run(report(launch.launch_digest.value))
     assert verdict.passed and verdict.shape == launch.name
+
+
+def rolled():
+    """A release that knows other firmware alone, and a profile of this one whose author started another kernel."""
+    layer = layer_samples.layer_of(Machine())  # with the kernel hashes of b"uki"
+    old = replace(GOLDEN, sev_snp=(snp(seed=b"old", vcpus=2),), image_layer=layer)
+    other = replace(layer, kernel_hashes=KernelHashes.of(b"another kernel"))
+    launches = [replace(snp(uki=b"another kernel", vcpus=vcpus), platform="rolled") for vcpus in (1, 2)]
+    return signed(old), (profile_of(other, name="amdsev", sev_snp=launches),)
+
+
+def test_firmware_of_a_profile_passes_and_without_it_does_not():
+    golden, profiles = rolled()
+    assert "is the digest of none of 1 launches" in failed(run(golden=golden))["launch shape"]
+    verdict = run(golden=golden, profiles=profiles)
+    assert verdict.passed, verdict.failures
+    assert verdict.shape == "rolled/ovmf-amdsev/direct/EPYC-Milan/2-vcpus"
+
+
+def test_the_kernel_of_the_profiles_author_does_not_pass():
+    golden, profiles = rolled()
+    theirs = snp(uki=b"another kernel", vcpus=2).launch_digest.value
+    assert "launch shape" in failed(run(report(theirs), golden=golden, profiles=profiles))
 
 
 @pytest.mark.parametrize("name", snp_reports.NAMES)

@@ -6,18 +6,29 @@ import json
 from dataclasses import replace
 from datetime import timedelta
 
+import layer_samples
 import pytest
 import tdx_quotes
 import tdx_recorded
-from attester import SIGNING_KEY, signed
+from attester import SIGNING_KEY, Machine, signed
 from gpu_evidence import EXPECTED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from measurements import envelope, keys
 from measurements.errors import FormatError
-from measurements.events import Digest, HashAlgorithm, RegisterPrediction, Stability
+from measurements.events import (
+    Digest,
+    EventType,
+    HashAlgorithm,
+    RegisterPrediction,
+    Stability,
+    digests_of,
+)
+from measurements.image_layer import ImageEvent, Slot
 from measurements.policy import ALL_PINNED, Unproven
+from measurements.prediction import FirmwareIdentity
+from measurements.profile import profile_of
 from measurements.tdx import intel
 from measurements.tdx.mrtd import PageOrder
 from measurements.tdx.policy import Bits, ReportData, TcbPolicy
@@ -31,10 +42,17 @@ ENVELOPE = signed(tdx_recorded.release())
 ZEROS = bytes(48)
 
 
-def policy(*, threshold=1, signers=SIGNERS, now=tdx_recorded.NOW, svn=3, image=None, shape=None,
-           gpu=None, **demands):  # fmt: skip
+def policy(*, threshold=1, signers=SIGNERS, now=tdx_recorded.NOW, svn=3, image=None, shape=None, profiles=(), gpu=None,
+           **demands):  # fmt: skip
     release = ReleasePolicy(
-        signers=signers, threshold=threshold, now=now, minimum_svn=svn, image=image, shape=shape, gpu=gpu
+        signers=signers,
+        threshold=threshold,
+        now=now,
+        minimum_svn=svn,
+        image=image,
+        shape=shape,
+        profiles=profiles,
+        gpu=gpu,
     )
     tcb = TcbPolicy(collateral=tdx_recorded.collateral(), accepted=frozenset({"UpToDate"}))
     return TdPolicy(
@@ -101,6 +119,54 @@ def test_quote_of_a_real_machine(event_log):
     assert [(item.name, item.equal, item.pinned) for item in verdict.values] == [
         (name, True, True) for name in ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
     ]
+
+
+def layer_of(reference):
+    """What the image of a trust domain decides: its event in RTMR1, and RTMR2."""
+    plain = layer_samples.layer_of(Machine())
+    (image,) = (
+        event
+        for event in reference.registers[1].alternatives[0].events
+        if event.type is EventType.EFI_BOOT_SERVICES_APPLICATION
+    )
+    elsewhere = digests_of(b"not measured on this machine", plain.banks)
+    told = ImageEvent(digests={**elsewhere, **image.digests}, data=image.data)
+    return replace(plain, events={Slot.APPLICATION: told}, rtmrs=reference.registers[2:])
+
+
+def rolled():
+    """A release that knows other firmware alone, and a profile of the recorded one, on which another image ran."""
+    genuine = tdx_recorded.reference()
+    firmware = FirmwareIdentity.of("old", b"the firmware of yesterday")
+    old = replace(
+        genuine, firmware=firmware, mrtd=dict.fromkeys(PageOrder, Digest.of(SHA384, b"yesterday's"))
+    )
+    images = [at for at, item in enumerate(tdx_recorded.RECORDS) if item["imr"] == 1]
+    kind = EventType.EFI_BOOT_SERVICES_APPLICATION
+    number = next(n for n, at in enumerate(images) if tdx_recorded.RECORDS[at]["event_type"] == kind)
+    registers = list(genuine.registers)
+    registers[1] = tdx_recorded.register(1, records=changed(1, number, b"another image"))
+    registers[2] = tdx_recorded.register(2, records=changed(2, 0, b"another command line"))
+    theirs = replace(genuine, registers=tuple(registers))
+    release = replace(tdx_recorded.release(old), image_layer=layer_of(genuine))
+    return signed(release), (profile_of(layer_of(theirs), name="tdvf", tdx=[theirs]),), theirs
+
+
+@pytest.mark.parametrize("event_log", [None, tdx_recorded.ccel()], ids=["registers-alone", "with-its-log"])
+def test_firmware_of_a_profile_passes_and_without_it_does_not(event_log):
+    """A quote that hardware signed, of firmware that the release does not know."""
+    golden, profiles, _ = rolled()
+    assert "launch shape" in failed(run(golden=golden, event_log=event_log))
+    verdict = run(golden=golden, profiles=profiles, event_log=event_log)
+    assert verdict.passed and not verdict.warnings, verdict.failures
+    assert verdict.shape == "qemu-tdx/unpublished/direct/8-vcpus/65536-mib"
+
+
+def test_a_profile_does_not_bring_its_authors_image():
+    """The quote is of the release's image; under a release of the author's image the same profile refuses it."""
+    _, profiles, theirs = rolled()
+    other = signed(replace(tdx_recorded.release(), tdx=(), image_layer=layer_of(theirs)))
+    assert {"launch shape", "registers"} <= set(failed(run(golden=other, profiles=profiles)))
 
 
 def test_register_that_the_document_does_not_pin_is_a_warning():
