@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 from running import ROOT
 
+from builder.release import manifest as manifests
+from builder.toolbox import firmware
 from measurements import golden, profile
 from measurements.envelope import sign_document
 from measurements.keys import KeyAlgorithm, generate
@@ -116,3 +118,34 @@ def test_a_sealed_release_is_its_two_layers(sealed):
     assert again.predictions == document.predictions
     assert again.sev_snp == document.sev_snp
     assert again.tdx == document.tdx
+
+
+@pytest.fixture(scope="module")
+def calibrated(goldsmith, release, lock, store, tmp_path_factory):
+    """OVMF 2026.08, changed so that no firmware profile knows it: its boot, and what calibration says of it."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    builds = {build.name: build for build in firmware(manifests.load(release).firmware, lock, store)}
+    build = builds["ovmf-2026.08"]
+    code = bytearray(build.code.read_bytes())
+    code[code.rindex(b"\xff" * 64) + 32] ^= 1  # in the free space of a volume
+    patched, found, made = folder / "OVMF_CODE_NEW.fd", folder / "firmware.json", folder / "platform.json"
+    patched.write_bytes(code)
+    run = goldsmith.boot(release, "--firmware", patched, folder=folder)
+    done = goldsmith("calibrate", patched, "--vars", build.variables, "--output", found, timeout=300)
+    assert done.code == 0, done.stderr
+    done = goldsmith(
+        "predict", "tpm", "--firmware", patched, "--uki", release / "uki.efi", "--disk", release / "disk.raw",
+        "--machine-unmeasured", "--profile", found, "--as-profile", "new", timeout=120,
+    )  # fmt: skip
+    assert (done.code, "open in this profile" in done.stderr) == (0, False), done.stderr
+    made.write_text(done.stdout)
+    return run, made
+
+
+def test_firmware_that_nobody_knew_is_accepted_once_it_is_calibrated(goldsmith, old_release, calibrated):
+    run, made = calibrated
+    assert run.code == 1
+    assert verified(goldsmith, old_release, run)[0] == 1
+    code, verdict = verified(goldsmith, old_release, run, "--profile", made)
+    assert code == 0, verdict
+    assert verdict["shape"] == "qemu-vtpm/ovmf_code_new/disk/2-vcpus/2048-mib"
