@@ -41,7 +41,8 @@ from measurements.tpm.inputs import TpmInputs
 PCRS: Final = tuple(range(8, 16))
 RTMRS: Final = (2, 3)
 
-_REGISTERS: Final[tuple[Callable[[Boot], RegisterPrediction], ...]] = (
+#: What predicts them, in order.
+OPERATING_SYSTEM: Final[tuple[Callable[[Boot], RegisterPrediction], ...]] = (
     constant.predict_pcr08,
     pcr09.predict,
     pcr10.predict,
@@ -160,7 +161,7 @@ def predict_image(
             if event is not None
         },
         kernel_hashes=KernelHashes.of(uki),
-        registers=tuple(_common(predict(from_disk), predict(direct)) for predict in _REGISTERS),
+        registers=tuple(_common(predict(from_disk), predict(direct)) for predict in OPERATING_SYSTEM),
         rtmrs=(
             _common(*(_rtmr2(_boot(uki, path, TDX_BANKS, disk, measures_machine)) for path in BootPath)),
             not_pinned(3, RTMR3),

@@ -1,5 +1,7 @@
 """Predict what a TPM holds after one launch: the whole of PCR 0-15.
 
+``predict_image`` works out what an image decides by itself, and ``compose`` puts that together with a platform profile.
+
 Builder and auditors run this same code. Every value is the fold of events that name their cause; a
 register whose events do not follow from the inputs has no value and says why.
 
@@ -14,12 +16,14 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from measurements.events import Event, HashAlgorithm, RegisterPrediction, event_type_name
+from measurements.image_layer import OPERATING_SYSTEM, predict_image
 from measurements.prediction import LaunchShape, Prediction, shape_to_json
-from measurements.tpm import constant, pcr00, pcr01, pcr04, pcr05, pcr07, pcr09, pcr10, pcr11, pcr15
+from measurements.profile.compose import compose
+from measurements.tpm import constant, pcr00, pcr01, pcr04, pcr05, pcr07
 from measurements.tpm.boot import Boot, examine
 from measurements.tpm.inputs import TpmInputs
 
-__all__ = ["TpmInputs", "predict_tpm", "prediction_to_json", "register_to_json"]
+__all__ = ["TpmInputs", "compose", "predict_image", "predict_tpm", "prediction_to_json", "register_to_json"]
 
 _REGISTERS: Final[tuple[Callable[[Boot], RegisterPrediction], ...]] = (
     pcr00.predict,
@@ -30,14 +34,7 @@ _REGISTERS: Final[tuple[Callable[[Boot], RegisterPrediction], ...]] = (
     pcr05.predict,
     constant.predict_pcr06,
     pcr07.predict,
-    constant.predict_pcr08,
-    pcr09.predict,
-    pcr10.predict,
-    pcr11.predict,
-    constant.predict_pcr12,
-    constant.predict_pcr13,
-    constant.predict_pcr14,
-    pcr15.predict,
+    *OPERATING_SYSTEM,
 )
 
 

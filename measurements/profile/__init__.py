@@ -4,6 +4,10 @@ A cloud that rolls its firmware voids no release: whoever knows the new firmware
 composes that with the signed image layer of the golden document. docs/platform-profiles.md is the normative text.
 """
 
+from __future__ import annotations
+
+from importlib import resources
+
 from measurements.profile.compose import Composition, compose, cut_sev_snp, extended, profile_of
 from measurements.profile.document import parse, parse_value, to_canonical, to_pretty, to_value
 from measurements.profile.model import (
@@ -32,6 +36,7 @@ __all__ = [
     "compose",
     "cut_sev_snp",
     "extended",
+    "json_schema",
     "parse",
     "parse_value",
     "profile_of",
@@ -39,3 +44,8 @@ __all__ = [
     "to_pretty",
     "to_value",
 ]
+
+
+def json_schema() -> bytes:
+    """Return the JSON Schema (draft 2020-12) of the document, as shipped with the package."""
+    return resources.files(__name__).joinpath("schema.json").read_bytes()

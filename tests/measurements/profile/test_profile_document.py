@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import layer_samples as samples
 import pytest
 import rfc8785
@@ -19,11 +20,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from verifying import failed, run
 
-from measurements import golden, profile
+from measurements import golden, keys, profile
+from measurements.envelope import VerifiedPayload, verify_envelope, write_statement
 from measurements.errors import FormatError, LimitError, MeasurementError, PredictionError
+from measurements.events import Stability
 from measurements.golden import model
 from measurements.image_layer import ImageEvent, Slot
 from measurements.profile import compose, parse, profile_of
+from measurements.profile.signed import PREDICATE_TYPE, parse_statement, sign_profile
 from measurements.snp.vmsa import Vmm
 
 BASE = golden.parse((Path(__file__).parents[3] / "recipes/base/golden.json").read_bytes())
@@ -35,6 +39,7 @@ WHOLE = profile_of(
     tdx=BASE.tdx,
 )
 VALUE = profile.to_value(WHOLE)
+SCHEMA = jsonschema.Draft202012Validator(json.loads(profile.json_schema()))
 
 
 def text(value: object) -> bytes:
@@ -264,6 +269,27 @@ def test_refused(attack):
         parse(changed(attack))
 
 
+#: What a schema cannot say: which slots a launch must have, and what values make of each other.
+BEYOND_THE_SCHEMA = {
+    drops_the_image, drops_the_image_in_an_alternative, drops_the_disk, leaves_the_images_register_open,
+    calls_the_images_register_the_machines, starts_the_image_twice, starts_the_kernel_twice, says_secure_boot_is_on,
+    is_named_for_other_firmware, binds_no_kernel, brings_a_page_with_contents, brings_its_own_kernel_hashes,
+    drops_the_image_of_a_trust_domain, names_a_launch_twice, has_no_launch,
+}  # fmt: skip
+
+
+def test_the_schema_accepts_a_profile():
+    SCHEMA.validate(VALUE)
+    SCHEMA.validate(profile.to_value(samples.profile()))
+
+
+@pytest.mark.parametrize(
+    "attack", [each for each in ATTACKS if each not in BEYOND_THE_SCHEMA], ids=lambda attack: attack.__name__
+)
+def test_refused_by_the_schema_too(attack):
+    assert not SCHEMA.is_valid(json.loads(changed(attack)))
+
+
 def test_unused_and_doubled_entries_are_refused():
     def unused(value: Any) -> None:
         value["registers"].append(register(copy.deepcopy(value), "6.1") | {"id": "6.2"})
@@ -274,6 +300,75 @@ def test_unused_and_doubled_entries_are_refused():
     for change, words in ((unused, "unused, doubled, or out of order"), (doubled, "appears twice")):
         with pytest.raises(FormatError, match=words):
             parse(changed(change))
+
+
+def test_the_firmware_may_speak_of_the_image_in_another_register():
+    """Compute Engine's trust domains measure partition table and image into PCR 2 of their vTPM."""
+    whole = samples.profile()
+    (template,) = whole.tpm
+    second, fourth, fifth = (template.registers[index] for index in (2, 4, 5))
+    gaps = tuple(
+        event
+        for register in (fifth, fourth)
+        for event in register.alternatives[0].events
+        if isinstance(event, profile.Gap)
+    )
+
+    def course(register: profile.RegisterTemplate, *more: profile.Gap) -> Any:
+        (own, *_) = register.alternatives
+        events = tuple(event for event in own.events if not isinstance(event, profile.Gap))
+        return replace(register, alternatives=(replace(own, events=(*events, *more)),))
+
+    registers = list(template.registers)
+    registers[2] = replace(course(second, *gaps), stability=Stability.IMAGE)
+    registers[4], registers[5] = course(fourth), course(fifth)
+    moved = replace(whole, tpm=(replace(template, registers=tuple(registers)),))
+    assert parse(profile.to_pretty(moved)) == moved
+    layer = samples.layer_of(Machine())
+    (filled,) = compose(layer, moved).predictions
+    measured = [event.digests for event in filled.register(2).alternatives[0].events][-3:]
+    assert measured == [
+        layer.events[slot].digests for slot in (Slot.PARTITION_TABLE, Slot.APPLICATION, Slot.KERNEL)
+    ]
+    registers[2] = course(second, *gaps)  # of stability firmware, as the register was
+    with pytest.raises(FormatError, match="stability image"):
+        replace(template, registers=tuple(registers))
+
+
+# What is signed.
+
+
+def test_a_signed_profile_reads_back_and_names_its_firmware():
+    key = keys.generate(keys.KeyAlgorithm.ED25519)
+    envelope = sign_profile(WHOLE, [key])
+    verified = verify_envelope(envelope, [key.public()])
+    assert parse_statement(verified) == WHOLE
+    subjects = json.loads(verified.payload)["subject"]
+    assert [each["name"] for each in subjects] == list(dict.fromkeys(each.name for each in WHOLE.firmware))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda value: value["subject"].pop(), "firmware files"),
+        (lambda value: value["subject"][0]["digest"].update(sha256="00" * 32), "firmware files"),
+        (lambda value: value.update(predicateType="urn:goldsmith:golden:v1"), "predicateType"),
+        (lambda value: value["predicate"].update(name="a b"), "name"),
+        (lambda value: value.update(more=1), "unknown name"),
+    ],
+)
+def test_a_statement_that_says_something_else_is_refused(change, words):
+    value = json.loads(write_statement(PREDICATE_TYPE, _subjects(WHOLE), VALUE))
+    change(value)
+    with pytest.raises(FormatError, match=words):
+        parse_statement(VerifiedPayload(payload=rfc8785.dumps(value), key_ids=()))
+
+
+def _subjects(whole: profile.PlatformProfile) -> list[Any]:
+    return [
+        {"name": each.name, "digest": {"sha256": each.sha256, "sha384": each.sha384}}
+        for each in dict.fromkeys(whole.firmware)
+    ]
 
 
 # A profile of another platform than the machine's: it says something else, so nothing fits.
