@@ -121,9 +121,9 @@ def trial(
         foreign: signature of nvidia.ko by a key that nobody enrolled.
         early: kinds to try before lockdown.
         sign: signs the extension for firmware that verifies.
-        standins: modules that put a stand-in for an NVIDIA device in place; the last of them must.
+        standins: modules that put a stand-in for NVIDIA devices in place; the last of them must.
     """
-    machine = replace(launch.machine, devices=(EDU,)) if standins else launch.machine
+    machine = replace(launch.machine, devices=EDU) if standins else launch.machine
     with private_temporary() as folder:
         addon = extension(tools, folder, holds=(_BEFORE_LOCKDOWN, _BEFORE_LATCH), sign=sign)
         launch = replace(launch, machine=machine)
