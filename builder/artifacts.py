@@ -68,7 +68,8 @@ class Lock:
         source_date_epoch: the build's only clock, seconds since 1970.
         indexes: the signed indexes it was resolved from.
         archives: all archives, sorted by name and version.
-        sets: set name ("root", "initrd", "kernel", "toolbox", "firmware/<name>") -> sorted "package=version".
+        sets: set name ("root", "initrd", "kernel", "toolbox", "firmware/<name>", "emulator/<name>") -> sorted
+            "package=version".
         python: Python distribution -> its pin, for those whose code writes output bytes.
         digest: SHA-256 (hex) of the lock file's bytes.
         scratch: resolved for this run because the committed lock's archives are gone; never published.

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
 
+from builder.artifacts import Machine
+from builder.boot.qemu import boot_devices
+from builder.boot.qtest import FwCfgTables
+from builder.boot.td import CPU, td_smbios
 from builder.errors import RecipeError
 from builder.recipe.model import SevSnpPlatform, TdxPlatform
+from measurements.formats import tdvf
 from measurements.formats.gpt import Gpt
 from measurements.golden import SevSnpReference, TdxReference, sev_snp_reference, tdx_reference
 from measurements.platforms.qemu import machine_version
@@ -19,8 +24,12 @@ from measurements.snp.image import load
 from measurements.snp.launch import Launch, LaunchDigests
 from measurements.snp.vmsa import Vmm
 from measurements.tdx import td_hob
-from measurements.tdx.inputs import TdxInputs
+from measurements.tdx.firmware import examine
+from measurements.tdx.inputs import FwCfgItems, TdxInputs
 from measurements.tdx.predict import predict_tdx
+
+#: (machine, boot path, MMCONFIG base or None) -> the tables of a trust domain; None where no QEMU can say them.
+Tables = Callable[[Machine, BootPath, int | None], FwCfgTables | None]
 
 
 def sev_snp_references(
@@ -59,26 +68,36 @@ def sev_snp_references(
 
 
 def tdx_references(
-    platforms: tuple[TdxPlatform, ...], builds: Mapping[str, Path], *, uki: bytes, disk: Gpt
+    platforms: tuple[TdxPlatform, ...],
+    builds: Mapping[str, Path],
+    *,
+    uki: bytes,
+    disk: Gpt,
+    tables: Tables,
 ) -> Iterator[TdxReference]:
     """Yield the reference values of every trust domain, in the recipe's order.
-
-    RTMR0 holds the machine's ACPI tables, which only a QEMU that builds trust domains makes: it has no value here.
 
     Args:
         platforms: of the recipe.
         builds: name -> firmware file.
         uki: what is started.
         disk: the disk's partition table.
+        tables: what QEMU's machines measure into RTMR0, which has no value without.
 
     Raises:
         MeasurementError: the firmware is none for trust domains, or is malformed.
+        BuilderError: ``tables`` fails.
     """
     for platform in platforms:
         for name in platform.firmware:
             code = builds[name].read_bytes()
+            profile = examine(code, tdvf.parse(code)).profile
             paths = map(BootPath, platform.boot)
             for boot, memory, vcpus in product(paths, platform.memory_mib, platform.vcpus):
+                found = None
+                if platform.machine is not None:
+                    machine = Machine(type=platform.machine, cpu=CPU, memory_mib=memory, vcpus=vcpus)
+                    found = tables(machine, boot, None if profile is None else profile.pciexbar)
                 inputs = TdxInputs(
                     vmm=td_hob.Vmm(platform.vmm),
                     firmware_name=name,
@@ -89,6 +108,10 @@ def tdx_references(
                     boot=boot,
                     disk=disk if boot is BootPath.DISK else None,
                     qemu=None if platform.machine is None else machine_version(platform.machine),
+                    acpi=None if found is None else found.acpi,
+                    smbios=None if found is None else td_smbios(found, profile),
+                    fw_cfg=None if found is None else FwCfgItems(bootorder=found.bootorder),
+                    boot_devices=None if found is None else boot_devices(),
                 )
                 yield tdx_reference(
                     predict_tdx(inputs), inputs, platform=platform.name, machine=platform.machine

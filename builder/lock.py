@@ -18,9 +18,11 @@ from builder.mirror import Mirrors
 from builder.pins import find_requirements, read_pins
 from builder.progress import SILENT, Reporter
 from builder.recipe import Recipe
-from builder.recipe.model import FirmwareSource, ModuleSource
+from builder.recipe.model import EmulatorSource, FirmwareSource, ModuleSource
 
 _POCKET_SUFFIX = {"release": "", "updates": "-updates", "security": "-security"}
+#: Sets of this kind decide tables of machines and no byte of an image, so a scratch lock may go without them.
+_EMULATOR = "emulator/"
 _CONCRETE_KERNEL = re.compile(r"\b(linux-image-\d[a-z0-9+.-]*)")
 
 
@@ -113,19 +115,32 @@ def resolve(
                 name = f"modules/{module_source.name}"
                 sets[name] = _pinned(main, name, module_source, previous, reporter, newest=lenient)
         resolvers = {suite: main}
-        for source in recipe.firmware:
-            if source.suite not in resolvers:
-                with reporter.phase(f"index of {source.suite}"):
-                    resolvers[source.suite] = Apt(
-                        workdir=_subfolder(folder, source.suite),
+        suites = [each.suite for each in recipe.firmware] + [each.suite for each in recipe.emulators]
+        for other in suites:
+            if other not in resolvers:
+                with reporter.phase(f"index of {other}"):
+                    resolvers[other] = Apt(
+                        workdir=_subfolder(folder, other),
                         mirrors=mirrors,
-                        pockets=[source.suite],
+                        pockets=[other],
                         components=recipe.distribution.components,
                         keyring=keyring,
                     )
-                    indexes += resolvers[source.suite].update()
+                    indexes += resolvers[other].update()
+        for source in recipe.firmware:
             name = f"firmware/{source.name}"
             sets[name] = _pinned(resolvers[source.suite], name, source, previous, reporter, newest=lenient)
+        for emulator in recipe.emulators:
+            name = f"{_EMULATOR}{emulator.name}"
+            try:
+                sets[name] = _pinned(
+                    resolvers[emulator.suite], name, emulator, previous, reporter, newest=False
+                )
+            except LockError as error:
+                if not lenient:
+                    raise
+                # The tables of another release would be another machine's.
+                reporter.note(f"{error}; this run goes without it")
     lock = _assemble(recipe, sets, indexes, epoch, python_pins=python)
     _check_versions(recipe, lock)
     return lock
@@ -143,7 +158,8 @@ def resolve_scratch(
     """Resolve for this run alone, because archives of the committed lock are gone from every source.
 
     The result is marked ``scratch`` and must not be written over the committed lock. Firmware stays as
-    locked where it can be had; where it cannot, the newest takes its place and ``reporter`` hears of it.
+    locked where it can be had; where it cannot, the newest takes its place and ``reporter`` hears of it. An
+    emulator that cannot be had is left out; where nothing else is gone, nothing is resolved.
 
     Args:
         recipe: what to resolve.
@@ -154,6 +170,13 @@ def resolve_scratch(
         keyring: trusted signing keys.
     """
     lost = set(gone)
+    needed = {
+        name: members
+        for name, members in previous.sets.items()
+        if not (name.startswith(_EMULATOR) and lost & set(members))
+    }
+    if not lost & {member for members in needed.values() for member in members}:
+        return _without(previous, needed, reporter)
     kept = {
         name: tuple(member for member in members if member not in lost)
         for name, members in previous.sets.items()
@@ -182,6 +205,15 @@ def _check_versions(recipe: Recipe, lock: Lock) -> None:
                     f"version alone; the root has {found or 'no such package'}",
                     hint=f"change the version of {source.name} in the recipe, then goldsmith lock {recipe.name}",
                 )
+
+
+def _without(lock: Lock, sets: Mapping[str, tuple[str, ...]], reporter: Reporter) -> Lock:
+    """Return a scratch lock with some of the lock's sets alone."""
+    for name in sorted(set(lock.sets) - set(sets)):
+        reporter.note(f"{name}: this run goes without it")
+    used = {member for members in sets.values() for member in members}
+    archives = tuple(item for item in lock.archives if f"{item.name}={item.version}" in used)
+    return parse_lock(dump_lock(replace(lock, archives=archives, sets=sets, scratch=True)))
 
 
 def _subfolder(folder: str, name: str) -> Path:
@@ -237,7 +269,7 @@ def _kernel(apt: Apt, package: str) -> dict[str, Archive]:
 def _pinned(
     apt: Apt,
     name: str,
-    source: FirmwareSource | ModuleSource,
+    source: FirmwareSource | ModuleSource | EmulatorSource,
     previous: Lock | None,
     reporter: Reporter,
     *,
@@ -250,7 +282,8 @@ def _pinned(
         archive.name: archive
         for archive in (previous.members(name) if previous and name in previous.sets else ())
     }
-    for package in source.packages:
+    packages = (source.package,) if isinstance(source, EmulatorSource) else source.packages
+    for package in packages:
         version = source.version or apt.candidate(package)
         offered = apt.versions(package)
         if version in offered:

@@ -24,7 +24,7 @@ MAX_TEXT = 300
 
 _NAME = re.compile(r"^[a-z0-9][a-z0-9+.-]*$")
 _VERSION = re.compile(r"^[0-9A-Za-z][A-Za-z0-9.+~:-]*$")
-_SET = re.compile(r"^(root|initrd|kernel|toolbox|compiler|(firmware|modules)/[a-z][a-z0-9.-]*)$")
+_SET = re.compile(r"^(root|initrd|kernel|toolbox|compiler|(firmware|modules|emulator)/[a-z][a-z0-9.-]*)$")
 _KEYS = (
     "format", "recipe", "resolution", "source_date_epoch", "indexes", "archives", "sets", "python",
 )  # fmt: skip

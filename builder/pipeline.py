@@ -17,6 +17,7 @@ from builder.audit.run import check_report
 from builder.compiled import compiled_modules
 from builder.confidential import sev_snp_references, tdx_references
 from builder.disks import read_partition_table
+from builder.emulators import emulators
 from builder.image.cpio import compress_initrd, write_cpio
 from builder.image.disk import assemble_disk, convert_qcow2, identify
 from builder.image.erofs import build_erofs
@@ -57,6 +58,7 @@ from builder.rootfs import (
     vermagic,
 )
 from builder.store import Store
+from builder.tables import trust_domain_tables
 from builder.toolbox import firmware, open_members, single_file_firmware, unpack_toolbox
 from builder.tools import Tools
 from builder.tree import Tree
@@ -211,7 +213,8 @@ def build(
                 for launch in launches(recipe.platforms, builds)
             ]
             snp = tuple(sev_snp_references(recipe.sev_snp, single, uki=image))
-            tdx = tuple(tdx_references(recipe.tdx, single, uki=image, disk=table))
+            tables = trust_domain_tables(emulators(lock, tools, store), store)
+            tdx = tuple(tdx_references(recipe.tdx, single, uki=image, disk=table, tables=tables))
             layer = predict_image(image, disk=table)
         with reporter.phase("sign"):
             document = golden_document(

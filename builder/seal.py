@@ -23,6 +23,7 @@ from builder.audit.rules.modules import SIGNATURES
 from builder.audit.run import check_report
 from builder.confidential import sev_snp_references, tdx_references
 from builder.disks import read_partition_table
+from builder.emulators import emulators
 from builder.errors import ImageError, UntrustedError, UsageError
 from builder.image.disk import convert_qcow2, replace_partition
 from builder.image.esp import build_esp
@@ -40,6 +41,7 @@ from builder.release.parts import disk_parts, uki_parts
 from builder.release.publish import publish
 from builder.release.sbom.rebind import IDENTITIES, rebind
 from builder.store import Store
+from builder.tables import trust_domain_tables
 from builder.toolbox import firmware, single_file_firmware, unpack_toolbox
 from builder.tools import Tools
 from measurements import golden
@@ -153,7 +155,8 @@ def seal(
             single = single_file_firmware(manifest.firmware, lock, store)
             # What -kernel starts is hashed as a whole file: with its signature it is another.
             snp = tuple(sev_snp_references(manifest.sev_snp, single, uki=image))
-            tdx = tuple(tdx_references(manifest.tdx, single, uki=image, disk=table))
+            tables = trust_domain_tables(emulators(lock, tools, store), store)
+            tdx = tuple(tdx_references(manifest.tdx, single, uki=image, disk=table, tables=tables))
             _check_unchanged(document, usual, tdx)
             sealed = [
                 predict_launch(launch, uki=image, disk=table, tools=tools, store=store, profiles=profiles)

@@ -174,11 +174,11 @@ def _firmware_file(source: FirmwareSource, wanted: str, lock: Lock, store: Store
     return path.resolve()
 
 
-def unpack(packages: Iterable[DebArchive], target: Path) -> None:
+def unpack(packages: Iterable[DebArchive], target: Path, *, only: str | None = None) -> None:
     """Write the files of packages below ``target``: no owner, no device, no script, no link that leaves it.
 
     ``/bin``, ``/lib`` and their kind lead to ``/usr``, as on every merged system. Absolute links become
-    relative ones.
+    relative ones. With ``only``, one path is unpacked and nothing else.
 
     Raises:
         ArchiveError: two packages disagree about a path, or a path leads through a link.
@@ -191,7 +191,7 @@ def unpack(packages: Iterable[DebArchive], target: Path) -> None:
         name = package.control["Package"]
         for entry in package.entries():
             path = _merged(entry.path)
-            if path == "/" or path.startswith(_DOCUMENTATION):
+            if path == "/" or path.startswith(_DOCUMENTATION) or only not in (None, path):
                 continue
             if entry.kind is Kind.DIRECTORY:
                 directories.add(path)
@@ -217,13 +217,16 @@ def unpack(packages: Iterable[DebArchive], target: Path) -> None:
         place.symlink_to(link)
 
 
-def check_libraries(root: Path) -> None:
+def check_libraries(root: Path, *, beside: Path | None = None) -> None:
     """Check that no program or library of an unpacked toolbox would have to take a library from the host.
+
+    ``beside`` is another toolbox, whose libraries serve as well.
 
     Raises:
         ArchiveError: a library is absent; with who needs it.
     """
-    folders = [root / folder for folder in LIBRARY_PATH]
+    roots = [root] if beside is None else [root, beside]
+    folders = [each / folder for each in roots for folder in LIBRARY_PATH]
     present = {path.name for folder in folders if folder.is_dir() for path in folder.iterdir()}
     absent: dict[str, str] = {}
     for path in sorted(root.rglob("*")):

@@ -24,6 +24,8 @@ _LIBRARY = "usr/lib/x86_64-linux-gnu"
 LIBRARY_PATH = (_LIBRARY, f"{_LIBRARY}/systemd", f"{_LIBRARY}/swtpm", f"{_LIBRARY}/pulseaudio")
 _LOADER = "usr/lib64/ld-linux-x86-64.so.2"
 _PROGRAM_PATH = ("usr/bin", "usr/sbin", "usr/lib/systemd")
+#: Where QEMU finds its option ROMs; it would look beside its program, which the loader hides, and then on the host.
+_QEMU, _QEMU_DATA = "qemu-system-", ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu")
 _MISSING = "is its package in recipes/common/toolbox.yaml?"
 _ERROR_LINES = 15
 _DEFAULT_TIMEOUT = 600.0
@@ -58,12 +60,14 @@ class Tools:
         source_date_epoch: seconds since 1970 that tools write in place of the clock.
         versions: package -> version of what is in the toolbox, for documents and cache keys.
         digest: SHA-256 over the toolbox's archives; part of every cache key.
+        programs: directory with programs that stand before the toolbox's, and run on its loader and libraries.
     """
 
     root: Path | None
     source_date_epoch: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
     digest: str = ""
+    programs: Path | None = None
 
     def path(self, relative: str) -> Path:
         """Return a toolbox file by its path in the packages (``usr/share/OVMF/OVMF_CODE_4M.fd``).
@@ -84,7 +88,8 @@ class Tools:
         """Return the argument vector that starts ``program`` through the toolbox's loader."""
         if self.root is None:
             return [program]
-        candidates = [self.root / folder / program for folder in _PROGRAM_PATH]
+        roots = [self.root] if self.programs is None else [self.programs, self.root]
+        candidates = [root / folder / program for root in roots for folder in _PROGRAM_PATH]
         binary = next((path for path in candidates if path.exists()), None)
         if binary is None:
             raise ToolError(
@@ -95,9 +100,10 @@ class Tools:
             return [sys.executable, "-I", str(binary)]
         libraries = ":".join(str(self.root / folder) for folder in LIBRARY_PATH)
         # The host's ld.so.cache would let a library that the toolbox lacks come from the host.
+        folders = _QEMU_DATA if program.startswith(_QEMU) else ()
         return [
             str(self.root / _LOADER), "--inhibit-cache", "--argv0", program, "--library-path", libraries,
-            str(binary),
+            str(binary), *(argument for folder in folders for argument in ("-L", str(self.root / folder))),
         ]  # fmt: skip
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:

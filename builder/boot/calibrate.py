@@ -63,7 +63,7 @@ def calibrate(
                 running.check()
                 phase.detail(running.console.last_line)
                 time.sleep(_POLL)
-                log = _complete_log(memory)
+                log = complete_log(memory)
                 if log is not None:
                     return log
             raise _incomplete(running, smm=machine.smm)
@@ -77,7 +77,7 @@ def _incomplete(running: RunningMachine, *, smm: bool) -> BootError:
     )
 
 
-def _complete_log(memory: Path) -> bytes | None:
+def complete_log(memory: Path) -> bytes | None:
     """Return the complete log with the most records, of all that lie in the guest's memory."""
     best: tuple[int, bytes] | None = None
     for candidate in _candidates(memory):

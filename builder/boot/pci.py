@@ -13,6 +13,8 @@ GIB = 1 << 30
 
 #: PcdPciMmio64Size of the X64 builds (edk2 OvmfPkg/OvmfPkgX64.dsc).
 _DEFAULT_WINDOW = 32 * GIB
+#: Address bits that OVMF uses at most with four levels of paging, with and without pages of 1 GiB.
+_WIDTH_LIMIT = {True: 46, False: 40}
 E820_RAM = 1
 
 
@@ -28,6 +30,21 @@ class E820Entry:
     def end(self) -> int:
         """Exclusive end."""
         return self.base + self.length
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Processor:
+    """What of the processor decides where OVMF puts 64-bit BARs.
+
+    Attributes:
+        vendor: CPUID vendor string.
+        address_bits: physical address bits (CPUID 0x80000008).
+        gigabyte_pages: whether it has pages of 1 GiB (CPUID 0x80000001, "pdpe1gb").
+    """
+
+    vendor: str
+    address_bits: int
+    gigabyte_pages: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,19 +64,17 @@ class Bar:
     size: int
 
 
-def mmio64_base(
-    e820: Sequence[E820Entry], *, vendor: str, physical_address_bits: int, reserved_end: int | None = None
-) -> int:
+def mmio64_base(e820: Sequence[E820Entry], processor: Processor, *, reserved_end: int | None = None) -> int:
     """Return the base of OVMF's 64-bit PCI window.
 
     Implements edk2 (stable202305 and later) OvmfPkg/Library/PlatformInitLib/MemDetect.c:
     PlatformGetFirstNonAddress, PlatformAddressWidthFromCpuid with QemuQuirk, PlatformDynamicMmioWindow and
-    PlatformReservationConflictCB, for a CPU without 1 GiB pages in use (width limited to 40).
+    PlatformReservationConflictCB, for four levels of paging and a build that uses 1 GiB pages where it can
+    (OvmfPkgX64.dsc, "TDX need 1G PageTable support").
 
     Args:
         e820: QEMU's RAM map.
-        vendor: CPUID vendor string.
-        physical_address_bits: CPUID 0x80000008.
+        processor: the guest's.
         reserved_end: fw_cfg's ``etc/reserved-memory-end``, where present.
     """
     first_free = max([4 * GIB, *(entry.end for entry in e820 if entry.type == E820_RAM)])
@@ -68,7 +83,7 @@ def mmio64_base(
     # The window is aligned to its own size, a power of two, which covers the alignment to 1 GiB.
     base = _align(first_free, _DEFAULT_WINDOW)
 
-    width = _trusted_width(vendor, physical_address_bits)
+    width = _trusted_width(processor)
     if width is None:
         return base
     address_space, window = 1 << width, 1 << (width - 3)
@@ -95,12 +110,13 @@ def place(bars: Iterable[Bar], base: int) -> dict[Bar, int]:
     return addresses
 
 
-def _trusted_width(vendor: str, bits: int) -> int | None:
+def _trusted_width(processor: Processor) -> int | None:
     """Return the address width that OVMF believes: QEMU has long claimed 40 bits on machines with fewer."""
     believable = {"GenuineIntel": (36, 39), "AuthenticAMD": (40,)}
-    if bits < 41 and bits not in believable.get(vendor, ()):
+    bits = processor.address_bits
+    if bits < 41 and bits not in believable.get(processor.vendor, ()):
         return None
-    return min(bits, 40)  # PcdUse1GPageTable is false in the builds this package knows
+    return min(bits, _WIDTH_LIMIT[processor.gigabyte_pages])
 
 
 def _align(value: int, size: int) -> int:

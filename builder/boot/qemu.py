@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.artifacts import Firmware, Machine
+from builder.boot.pci import Processor
 from builder.errors import UsageError
 from measurements.platforms.qemu import BootDevice, VirtioBlk, VirtioNet
 from measurements.prediction import BootPath
@@ -25,8 +26,7 @@ FREE_SLOT = 0x04
 
 #: Address width and vendor decide where firmware puts 64-bit BARs (edk2 PlatformInitLib), hence ACPI, hence
 #: PCR 1; left open, KVM would take both from the host.
-CPU_VENDOR = "AuthenticAMD"
-PHYSICAL_ADDRESS_BITS = 40
+PROCESSOR = Processor(vendor="AuthenticAMD", address_bits=40)
 
 #: The boot disk's address on bus 0; its boot option names it.
 DISK_SLOT = 0x01
@@ -107,28 +107,20 @@ def qemu_arguments(
         # Without the VMware port: for other guests.
         "-machine", f"{machine.type},smm={'on' if machine.smm else 'off'},vmport=off",
         "-accel", accelerator,
-        "-cpu", f"{machine.cpu},vendor={CPU_VENDOR},phys-bits={PHYSICAL_ADDRESS_BITS},host-phys-bits=off",
-        "-smp", f"cpus={machine.vcpus},sockets=1,cores={machine.vcpus},threads=1",
-        "-m", f"size={machine.memory_mib}M",
+        "-cpu", processor_argument(machine.cpu, PROCESSOR),
+        *size_arguments(machine),
         "-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={_escape(firmware.code)}",
         "-drive", f"if=pflash,unit=1,format=raw,file={_escape(wiring.variables)}",
         "-chardev", f"socket,id=tpm0,path={_escape(wiring.tpm)}",
         "-tpmdev", "emulator,id=tpm0,chardev=tpm0",
         "-device", "tpm-crb,tpmdev=tpm0",
-        "-chardev", f"{wiring.console},id=console",
-        "-serial", "chardev:console",
+        *console_arguments(wiring),
     ]  # fmt: skip
     if machine.smm:
         # Else the guest could rewrite the databases past the firmware (edk2 OvmfPkg/README, "SMM support").
         arguments += ["-global", "driver=cfi.pflash01,property=secure,value=on"]
     if not bare:
-        arguments += _disk(wiring.disk)
-        arguments += _serial_ports(wiring.evidence, wiring.channel)
-        arguments += _network(wiring.forward, wiring.wire)
-        for name, file in wiring.drives:
-            arguments += ["-drive", f"if=none,id={name},format=raw,file={_escape(file)}"]
-        for device in machine.devices:
-            arguments += ["-device", device]
+        arguments += device_arguments(machine, wiring)
     if wiring.smbios_string is not None:
         arguments += ["-smbios", f"type=11,value={wiring.smbios_string.replace(',', ',,')}"]
     if wiring.memory is not None:
@@ -143,6 +135,40 @@ def qemu_arguments(
         arguments += ["-kernel", str(wiring.uki)]
         if wiring.append is not None:
             arguments += ["-append", wiring.append]
+    return arguments
+
+
+def size_arguments(machine: Machine) -> list[str]:
+    """Return the arguments for vCPUs, all in one socket, and memory."""
+    return [
+        "-smp", f"cpus={machine.vcpus},sockets=1,cores={machine.vcpus},threads=1",
+        "-m", f"size={machine.memory_mib}M",
+    ]  # fmt: skip
+
+
+def processor_argument(model: str, processor: Processor) -> str:
+    """Return the value of ``-cpu`` for a model with another vendor and address width."""
+    return f"{model},vendor={processor.vendor},phys-bits={processor.address_bits},host-phys-bits=off"
+
+
+def console_arguments(wiring: Wiring) -> list[str]:
+    """Return the arguments for the serial console."""
+    return ["-chardev", f"{wiring.console},id=console", "-serial", "chardev:console"]
+
+
+def device_arguments(machine: Machine, wiring: Wiring) -> list[str]:
+    """Return the arguments for what is on the PCI bus of every machine, and for the machine's own devices.
+
+    Raises:
+        UsageError: a port to forward and a wire of one's own.
+    """
+    arguments = _disk(wiring.disk)
+    arguments += _serial_ports(wiring.evidence, wiring.channel)
+    arguments += _network(wiring.forward, wiring.wire)
+    for name, file in wiring.drives:
+        arguments += ["-drive", f"if=none,id={name},format=raw,file={_escape(file)}"]
+    for device in machine.devices:
+        arguments += ["-device", device]
     return arguments
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from builder.artifacts import Firmware, Machine
 from builder.boot import pci
-from builder.boot.qemu import CPU_VENDOR, PHYSICAL_ADDRESS_BITS, Wiring, qemu_arguments
+from builder.boot.qemu import PROCESSOR, Wiring, qemu_arguments
 from builder.boot.swtpm import software_tpm
 from builder.errors import BootError
 from builder.tools import PIPE, Process, Tools, last_lines
@@ -137,9 +137,16 @@ def machine_tables(
 
 
 def read_fw_cfg_tables(
-    tools: Tools, arguments: Sequence[str], *, pciexbar: int = PCIEXBAR, smm: bool = False
+    tools: Tools,
+    arguments: Sequence[str],
+    *,
+    processor: pci.Processor = PROCESSOR,
+    pciexbar: int = PCIEXBAR,
+    smm: bool = False,
 ) -> FwCfgTables:
     """Start QEMU with ``arguments`` and read its tables as OVMF would, with ``smm`` as its builds with SMM.
+
+    ``processor`` is the one that firmware will see, whatever QEMU is started with here.
 
     Raises:
         BootError: QEMU ends early or does not follow the protocol; the message holds its last lines.
@@ -149,7 +156,7 @@ def read_fw_cfg_tables(
         full = [*arguments, "-S", "-qtest", "stdio", "-qtest-log", "none"]
         with tools.spawn("qemu-system-x86_64", *full, stdin=PIPE, stdout=PIPE, stderr=errors) as process:
             try:
-                return _read_tables(_Qtest(process), pciexbar, smm=smm)
+                return _read_tables(_Qtest(process), processor, pciexbar, smm=smm)
             except (OSError, struct.error, ValueError) as error:
                 errors.seek(0)
                 raise BootError(
@@ -157,7 +164,7 @@ def read_fw_cfg_tables(
                 ) from error
 
 
-def _read_tables(qtest: _Qtest, pciexbar: int, *, smm: bool) -> FwCfgTables:
+def _read_tables(qtest: _Qtest, processor: pci.Processor, pciexbar: int, *, smm: bool) -> FwCfgTables:
     files = dict(_directory(qtest))
     for name in _WINDOW_OVERRIDES:
         if name in files:
@@ -172,8 +179,7 @@ def _read_tables(qtest: _Qtest, pciexbar: int, *, smm: bool) -> FwCfgTables:
         tuple(
             pci.E820Entry(base=b, length=n, type=t) for b, n, t in struct.iter_unpack("<QQI", read(_RAM_MAP))
         ),
-        vendor=CPU_VENDOR,
-        physical_address_bits=PHYSICAL_ADDRESS_BITS,
+        processor,
         reserved_end=reserved,
     )
     _program_chipset(qtest, pciexbar)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from builder.artifacts import Lock
-from builder.errors import UsageError
+from builder.emulators import PREFIX, emulators
+from builder.errors import BuilderError, UsageError
 from builder.fetch import fetch
 from builder.inputs import InputOptions, open_sources
 from builder.lock import load_lock
@@ -44,6 +45,23 @@ class Lender:
         _, lock = self._load()
         self._fetch("toolbox")
         return unpack_toolbox(lock, Store.default())
+
+    def emulator(self, release: tuple[int, int]) -> Tools:
+        """Return what runs QEMU of a release; BuilderError when it cannot be had."""
+        _, lock = self._load()
+        found = emulators(lock, self.tools(), Store.default())
+        if release not in found:
+            known = ", ".join("{}.{}".format(*each) for each in sorted(found)) or "none"
+            raise BuilderError(
+                "the recipe {} locks no QEMU {}.{}, and another release makes other tables (it has {})".format(
+                    lock.recipe, *release, known
+                ),
+                hint="--acpi DIR",
+            )
+        for name in lock.sets:
+            if name.startswith(PREFIX):
+                self._fetch(name)
+        return found[release].tools()
 
     def _load(self) -> tuple[Recipe, Lock]:
         if self._loaded is None:

@@ -19,11 +19,13 @@ from measurements.events import event_type_name
 from measurements.formats import tdvf
 from measurements.golden import tdx_reference
 from measurements.image_layer import predict_image
-from measurements.platforms.qemu import MAX_ACPI_BLOB_SIZE, AcpiBlobs
+from measurements.platforms.firmware import FirmwareProfile
+from measurements.platforms.qemu import MAX_ACPI_BLOB_SIZE, AcpiBlobs, BootDevice
 from measurements.prediction import BootPath
 from measurements.profile import PlatformProfile, profile_of
 from measurements.tdx import mrtd
 from measurements.tdx.boot import UPSTREAM_QEMU
+from measurements.tdx.firmware import examine
 from measurements.tdx.inputs import FwCfgItems, TdxInputs
 from measurements.tdx.mrtd import PageOrder
 from measurements.tdx.predict import TdxPrediction, predict_tdx, prediction_to_json, running_values
@@ -82,6 +84,7 @@ def _parser() -> Parser:
         "--qemu", metavar="VERSION", type=_version, help="release that builds the TD (default: 10.1 or later)"
     )
     add("--acpi", metavar="DIR", type=Path, help="its fw_cfg files: table-loader, rsdp, tables, … (RTMR0)")
+    add("--bare", action="store_true", help="without --acpi: nothing on the PCI bus but the chipset")
     add(
         "--profile",
         metavar="FILE",
@@ -100,61 +103,58 @@ def _parser() -> Parser:
 class _Tables:
     """The VMM's files: out of a folder, or of the toolbox's QEMU where that is the one in question."""
 
-    def __init__(self, given: argparse.Namespace, boot: BootPath) -> None:
+    def __init__(self, given: argparse.Namespace, boot: BootPath, profile: FirmwareProfile | None) -> None:
         self.acpi: AcpiBlobs | None = None
         self.smbios: bytes | None = None
+        self.boot_devices: tuple[BootDevice, ...] | None = None
         self.fw_cfg = _fw_cfg(given.acpi, boot)
         if given.acpi is not None:
             self.acpi, self.smbios = _acpi(given.acpi), _optional(given.acpi / "smbios-tables")
-        if self.smbios is None and given.qemu is not None and given.kernel is not None:
-            self._ask_qemu(given)
+        elif given.qemu is not None and (given.kernel is not None or given.uki is not None):
+            self._ask_qemu(given, boot, profile)
 
-    def _ask_qemu(self, given: argparse.Namespace) -> None:
+    def _ask_qemu(self, given: argparse.Namespace, boot: BootPath, profile: FirmwareProfile | None) -> None:
         try:
             # The toolbox needs more than a verifier installs.
             from builder.artifacts import Machine
-            from builder.boot.td import qemu_release, td_tables
+            from builder.boot.qemu import boot_devices
+            from builder.boot.qtest import PCIEXBAR
+            from builder.boot.td import CPU, td_smbios, td_tables
             from builder.cli.lending import Lender
 
-            tools = Lender(given.recipe, console.reporter()).tools()
-            found = qemu_release(tools)
-            if found != given.qemu:
-                raise BuilderError(
-                    f"the toolbox has QEMU {found[0]}.{found[1]}, and another one makes other tables",
-                    hint="--acpi DIR",
-                )
+            tools = Lender(given.recipe, console.reporter()).emulator(given.qemu)
             machine = Machine(
-                type=f"pc-q35-{found[0]}.{found[1]}",
-                cpu="qemu64",
-                memory_mib=given.memory,
-                vcpus=given.vcpus,
+                type="pc-q35-{}.{}".format(*given.qemu), cpu=CPU, memory_mib=given.memory, vcpus=given.vcpus
             )
-            tables = td_tables(tools, machine)
+            tables = td_tables(
+                tools,
+                machine,
+                boot,
+                pciexbar=PCIEXBAR if profile is None or profile.pciexbar is None else profile.pciexbar,
+                bare=given.bare,
+            )
         except ModuleNotFoundError as error:
-            self._warn(f"asking QEMU needs the Python package {error.name}")
+            console.warn(f"no tables of the machine: asking QEMU needs the Python package {error.name}")
             return
         except BuilderError as error:
-            self._warn(str(error) + (f"; try: {error.hint}" if error.hint else ""))
+            hint = f"; try: {error.hint}" if error.hint else ""
+            console.warn(f"no tables of the machine: {error}{hint}")
             return
-        if found < UPSTREAM_QEMU:
+        if given.qemu < UPSTREAM_QEMU:
             console.warn(
-                f"QEMU {found[0]}.{found[1]} builds trust domains with patches alone; upstream since 10.1"
+                "QEMU {}.{} builds trust domains with patches alone; upstream since 10.1".format(*given.qemu)
             )
-        self.smbios = tables.smbios
-        if self.acpi is None:
-            self.acpi, self.fw_cfg = tables.acpi, FwCfgItems(bootorder=tables.bootorder)
-
-    def _warn(self, message: str) -> None:
-        # With tables given, the SMBIOS ones may not be needed; RTMR0 says where they are.
-        if self.acpi is None:
-            console.warn(f"no tables of the machine: {message}")
+        self.smbios = td_smbios(tables, profile)
+        self.acpi, self.fw_cfg = tables.acpi, FwCfgItems(bootorder=tables.bootorder)
+        self.boot_devices = () if given.bare else boot_devices()
 
 
 def _inputs(given: argparse.Namespace, code: bytes) -> TdxInputs:
     boot, image = _image(given.kernel, given.uki, given.disk)
     if given.kernel is None and (given.initrd is not None or given.append):
         raise UsageError("--initrd and --append go with --kernel; a UKI brings its own")
-    tables = _Tables(given, boot)
+    profiles = (*(load_profile(path) for path in given.profile), *load_profiles(profiles_folder()))
+    tables = _Tables(given, boot, examine(code, tdvf.parse(code), profiles).profile)
     return TdxInputs(
         vmm=Vmm(given.vmm),
         firmware_name=given.firmware.stem.lower(),
@@ -170,7 +170,8 @@ def _inputs(given: argparse.Namespace, code: bytes) -> TdxInputs:
         acpi=tables.acpi,
         smbios=tables.smbios,
         fw_cfg=tables.fw_cfg,
-        profiles=(*(load_profile(path) for path in given.profile), *load_profiles(profiles_folder())),
+        boot_devices=tables.boot_devices,
+        profiles=profiles,
     )
 
 

@@ -75,7 +75,7 @@ def command(
     needed = [
         archive
         for name in lock.sets
-        if name in ("toolbox", "root", "kernel") or name.startswith("firmware/")
+        if name in ("toolbox", "root", "kernel") or name.startswith(("firmware/", "emulator/"))
         for archive in lock.members(name)
     ]
     with open_sources(InputOptions(), lock) as sources:

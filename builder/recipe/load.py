@@ -174,6 +174,7 @@ def _finish(whole: RecipeDocument, document: Document, documents: list[Document]
         module_sources=whole.module_sources,
         patches=patches,
         firmware=whole.firmware,
+        emulators=whole.emulators,
         platforms=whole.platforms,
         sev_snp=whole.sev_snp,
         tdx=whole.tdx,

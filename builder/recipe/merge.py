@@ -9,7 +9,7 @@ from builder.recipe.yaml import Document, Location
 
 #: Lists whose elements have an identity: two different elements with one identity contradict each other.
 _IDENTITY = {"files": "path", "directories": "path", "users": "name", "groups": "name", "firmware": "name",
-             "module_sources": "name"}  # fmt: skip
+             "module_sources": "name", "emulators": "name"}  # fmt: skip
 
 
 @dataclass(slots=True)

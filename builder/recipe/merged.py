@@ -15,6 +15,7 @@ from builder.recipe.model import (
     Audit,
     Compiler,
     Distribution,
+    EmulatorSource,
     FirmwareSource,
     KernelPolicy,
     Layer,
@@ -72,6 +73,7 @@ class Recipe:
         module_sources: kernel modules that are compiled, by their source packages.
         patches: name of a module source -> its patches, in their order.
         firmware: firmware builds by their source packages.
+        emulators: further QEMU releases, asked for tables alone.
         platforms: virtual machines with a TPM that are predicted.
         sev_snp: SEV-SNP guests that are predicted.
         tdx: trust domains that are predicted.
@@ -100,6 +102,7 @@ class Recipe:
     module_sources: tuple[ModuleSource, ...]
     patches: Mapping[str, tuple[RecipeFile, ...]]
     firmware: tuple[FirmwareSource, ...]
+    emulators: tuple[EmulatorSource, ...]
     platforms: tuple[Platform, ...]
     sev_snp: tuple[SevSnpPlatform, ...]
     tdx: tuple[TdxPlatform, ...]
@@ -167,6 +170,8 @@ class Recipe:
                 document[name] = [_dump(platform) for platform in declared]
         if self.gpu is not None:
             document["gpu"] = to_value(self.gpu)
+        if self.emulators:
+            document["emulators"] = [_dump(source) for source in self.emulators]
         if self.module_sources:
             document["compiler"] = _dump(self.compiler)
             document["module_sources"] = [
@@ -199,6 +204,11 @@ class Recipe:
                 for source in self.firmware
             },
         }
+        if self.emulators:
+            document["emulators"] = {
+                source.name: {"suite": source.suite, "package": source.package, "version": source.version}
+                for source in self.emulators
+            }
         if self.module_sources:
             document["compiler"] = {
                 "packages": sorted(self.compiler.packages),

@@ -225,6 +225,17 @@ class FirmwareSource(Model):
     )
 
 
+class EmulatorSource(Model):
+    """A QEMU of another release than the toolbox's, which says what tables its machines have and boots none."""
+
+    name: Name
+    suite: Name
+    package: PackageName = Field(
+        description="archive with qemu-system-x86_64, which runs on the toolbox's libraries"
+    )
+    version: DebianVersion = Field(description="exact version: tables are a release's own")
+
+
 class Platform(Model):
     """Machines whose registers are predicted and published: every combination of the lists.
 
@@ -315,7 +326,12 @@ class TdxPlatform(Model):
 
     name: Name
     vmm: Literal["qemu", "gce"] = "qemu"
-    machine: str | None = Field(default=None, pattern=r"^pc-q35-\d+\.\d+$")
+    machine: str | None = Field(
+        default=None,
+        pattern=r"^pc-q35-\d+\.\d+$",
+        description="QEMU's machine type, built by QEMU of the same release; its tables, and so RTMR0, are known "
+        "when that release is the toolbox's or one of `emulators`",
+    )
     firmware: tuple[Name, ...] = Field(min_length=1, description="builds of code and variables in one file")
     boot: tuple[Literal["disk", "direct"], ...] = ("disk", "direct")
     memory_mib: tuple[Annotated[int, Field(ge=64, le=1 << 24)], ...] = Field(min_length=1)
@@ -359,6 +375,7 @@ class Fragment(Model):
     compiler: Compiler = Compiler()
     module_sources: tuple[ModuleSource, ...] = ()
     firmware: tuple[FirmwareSource, ...] = ()
+    emulators: tuple[EmulatorSource, ...] = ()
     platforms: tuple[Platform, ...] = ()
     sev_snp: tuple[SevSnpPlatform, ...] = ()
     tdx: tuple[TdxPlatform, ...] = ()

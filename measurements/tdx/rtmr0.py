@@ -81,8 +81,7 @@ def events(boot: TdxBoot) -> Iterator[Event]:
             f"not predictable: {inner.secure_boot.refusal or 'whether Secure Boot is on is not known'}"
         )
     yield from to_rtmr(_RTMR, pcr07.authority_events(inner))
-    if inner.image.kind is ImageKind.UKI:
-        types = require_generation(inner.image).smbios_types
+    if inner.image.kind is ImageKind.UKI and (types := require_generation(inner.image).smbios_types):
         yield from to_rtmr(_RTMR, pcr01.stub_smbios_events(inner, types))
 
 

@@ -249,6 +249,57 @@ def test_scratch_takes_the_newest_firmware_only_where_it_is_gone(archive, recipe
     assert "is gone; this run uses 2026.11-1" in notes.notes[-1]
 
 
+EMULATORS = """\
+emulators:
+  - {name: other, suite: forky, package: qemu-system-x86, version: "1:11.1.3+ds-1"}
+"""
+
+
+@pytest.fixture
+def with_emulator(archive, tmp_path, restore):
+    """A recipe with an emulator, and its lock."""
+    (tmp_path / "requirements.txt").write_text(PIN)
+    archive.write("debian", "forky", [*FORKY, package("qemu-system-x86", "1:11.1.3+ds-1", depends="libnew")])
+    recipe = recipe_of(tmp_path, RECIPE + EMULATORS)
+    return recipe, lock_of(archive, recipe)
+
+
+@needs_apt
+def test_an_emulator_is_locked_without_its_dependencies(archive, recipe, with_emulator):
+    wanted, lock = with_emulator
+    assert lock.sets["emulator/other"] == ("qemu-system-x86=1:11.1.3+ds-1",)
+    assert wanted.resolution_digest != recipe.resolution_digest and wanted.digest != recipe.digest
+    archive.write("debian", "forky", FORKY)
+    notes = Notes()
+    again = lock_of(archive, wanted, previous=lock, reporter=notes)
+    assert again.members("emulator/other") == lock.members("emulator/other")
+    assert "no longer has qemu-system-x86" in notes.notes[0]
+    with pytest.raises(LockError, match="no qemu-system-x86 1:11"):
+        lock_of(archive, wanted)
+
+
+@needs_apt
+def test_a_scratch_lock_goes_without_an_emulator_that_is_gone(archive, with_emulator):
+    """It takes no other release in its place, and nothing else moves where nothing else is gone."""
+    wanted, lock = with_emulator
+    archive.write("debian", "forky", [*FORKY, package("qemu-system-x86", "1:11.2.0+ds-1")])
+    archive.write(
+        "debian", "trixie", [item.replace("Version: 1.0-1\n", "Version: 1.1-1\n") for item in TRIXIE]
+    )
+    notes = Notes()
+    common = {"previous": lock, "keyring": archive.keyring, "reporter": notes}
+    gone = "qemu-system-x86=1:11.1.3+ds-1"
+    found = resolve_scratch(wanted, archive.mirrors, gone=[gone], **common)
+    assert found.scratch and notes.notes == ["emulator/other: this run goes without it"]
+    assert found.sets == {name: members for name, members in lock.sets.items() if name != "emulator/other"}
+    assert gone not in {f"{item.name}={item.version}" for item in found.archives}
+    moved = resolve_scratch(wanted, archive.mirrors, gone=[gone, "app=1.0-1"], **common)
+    assert "emulator/other" not in moved.sets and "app=1.1-1" in moved.sets["root"]
+    assert "goes without it" in notes.notes[-1]
+    kept = resolve_scratch(wanted, archive.mirrors, gone=["app=1.0-1"], **common)
+    assert kept.sets["emulator/other"] == (gone,)
+
+
 @needs_apt
 def test_upgrades_are_told(archive, recipe, restore):
     before = lock_of(archive, recipe)

@@ -6,7 +6,10 @@ import json
 
 import pytest
 
+from builder.recipe import find_recipe, load_recipe
+from builder.toolbox import single_file_firmware
 from measurements import golden
+from measurements.events import HashAlgorithm
 
 SHAPES = [(firmware, boot) for firmware in ("ovmf-2025.02", "ovmf-2026.08") for boot in ("disk", "direct")]
 
@@ -54,3 +57,27 @@ def test_a_qcow2_disk_is_refused_with_the_command_that_helps(goldsmith, release)
         "--disk", release / "disk.qcow2", timeout=60,
     )  # fmt: skip
     assert done.code == 2 and "qemu-img convert -O raw" in done.stderr
+
+
+@pytest.mark.integration
+def test_predict_gives_the_signed_values_of_trust_domains(goldsmith, release, store, lock):
+    """RTMR0 too: the tables come from the QEMU release that the machine type names."""
+    document = golden.parse((release / "golden.json").read_bytes())
+    sources = load_recipe(find_recipe("base")).firmware
+    files = single_file_firmware(sources, lock, store)
+    assert {shape.boot for shape in document.tdx} == {"disk", "direct"}
+    for shape in document.tdx:
+        direct = shape.boot == "direct"
+        image = ["--kernel"] if direct else ["--disk", release / "disk.raw", "--uki"]
+        done = goldsmith(
+            "predict", "tdx", "--firmware", files[shape.firmware.name], *image, release / "uki.efi",
+            "--memory", str(shape.memory_mib), "--vcpus", str(shape.vcpus),
+            "--qemu", shape.machine.removeprefix("pc-q35-"), "--json", timeout=60,
+        )  # fmt: skip
+        assert done.code == 0, done.stderr
+        found = json.loads(done.stdout)
+        for register in shape.registers[:3]:
+            assert found[f"rtmr{register.index}"] in {
+                course.value(HashAlgorithm.SHA384).hex() for course in register.alternatives
+            }
+        assert shape.registers[0].alternatives, "RTMR0 is pinned"

@@ -14,7 +14,6 @@ from builder.boot import accelerator, qtest
 from builder.boot.calibrate import calibrate
 from builder.boot.qtest import machine_tables
 from builder.boot.swtpm import manufacture
-from builder.boot.td import qemu_release, td_arguments, td_tables
 from builder.fetch import fetch
 from builder.inputs import InputOptions, open_sources
 from builder.lock import load_lock
@@ -136,31 +135,6 @@ def test_the_sandbox_is_rated_safe(unit, tmp_path):
     HOST.run(
         "systemd-analyze", "security", "--offline=yes", "--no-pager", "--threshold=20", str(tmp_path / unit)
     )  # 20 is an exposure of 2.0 of 10
-
-
-@pytest.mark.parametrize(("memory", "vcpus"), [(2048, 1), (4096, 8)])
-def test_the_tables_of_a_trust_domain_differ_in_the_madt(locked, tmp_path, memory, vcpus):
-    tools, _ = locked
-    machine = Machine(type="pc-q35-10.0", cpu="qemu64", memory_mib=memory, vcpus=vcpus)
-    found = td_tables(tools, machine)
-    assert qemu_release(tools) == (10, 0) and found.bootorder == b"/rom@genroms/linuxboot_dma.bin\0"
-    assert [name for name, _ in found.acpi.measured()] == [
-        "etc/table-loader",
-        "etc/acpi/rsdp",
-        "etc/acpi/tables",
-    ]
-    place = found.acpi.tables.index(b"APIC")
-    # ACPI 6.5, 5.2.12: PCAT_COMPAT is bit 0 of the flags, which follow the header and the APIC's address.
-    assert found.acpi.tables[place + 40 : place + 44] == bytes(4)
-    kernel = tmp_path / "kernel"
-    kernel.write_bytes(bytes(1 << 16))
-    plain = [argument.replace(",pic=off", "") for argument in td_arguments(machine, kernel)]
-    assert plain != td_arguments(machine, kernel)
-    with_pic = qtest.read_fw_cfg_tables(tools, plain)
-    other = bytearray(with_pic.acpi.tables)
-    assert other[place + 40] == 1
-    other[place + 40] = 0
-    assert bytes(other) == found.acpi.tables and with_pic.acpi.table_loader == found.acpi.table_loader
 
 
 @pytest.mark.parametrize(

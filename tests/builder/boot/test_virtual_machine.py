@@ -133,7 +133,7 @@ HYPERTRANSPORT = pci.E820Entry(base=0xFD00000000, length=0x300000000, type=2)
 
 def test_amd_window_moves_below_the_hypertransport_range():
     """0xC000000000: read from a real OVMF's BARs with 40 bits (specification of measured boot, 2.4)."""
-    base = pci.mmio64_base((RAM_2G, HYPERTRANSPORT), vendor="AuthenticAMD", physical_address_bits=40)
+    base = pci.mmio64_base((RAM_2G, HYPERTRANSPORT), pci.Processor(vendor="AuthenticAMD", address_bits=40))
     assert base == 0xC000000000
 
 
@@ -154,11 +154,19 @@ def test_amd_window_moves_below_the_hypertransport_range():
 )
 def test_window_follows_width_and_memory(vendor, bits, memory_end, expected):
     ram = pci.E820Entry(base=4 * GIB, length=memory_end - 4 * GIB, type=1)
-    assert pci.mmio64_base((RAM_2G, ram), vendor=vendor, physical_address_bits=bits) == expected
+    assert pci.mmio64_base((RAM_2G, ram), pci.Processor(vendor=vendor, address_bits=bits)) == expected
+
+
+@pytest.mark.parametrize("bits", [46, 52])
+def test_gigabyte_pages_lift_the_window(bits):
+    """Read from the BARs of Debian's OVMF 2025.02 and 2026.08 in QEMU: -cpu qemu64,+pdpe1gb,phys-bits=46 and 52."""
+    processor = pci.Processor(vendor="GenuineIntel", address_bits=bits, gigabyte_pages=True)
+    assert pci.mmio64_base((RAM_2G,), processor) == 0x380000000000
 
 
 def test_reserved_memory_pushes_the_classic_window_up():
-    base = pci.mmio64_base((RAM_2G,), vendor="GenuineIntel", physical_address_bits=40, reserved_end=70 * GIB)
+    processor = pci.Processor(vendor="GenuineIntel", address_bits=40)
+    base = pci.mmio64_base((RAM_2G,), processor, reserved_end=70 * GIB)
     assert base == 96 * GIB
 
 
