@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -30,6 +31,19 @@ def test_every_make_target_of_the_readme_exists():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"(?:^|`)make ([a-z]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
     assert named and named <= targets
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ("gpu-cc", r"fetches the (\d+) locked Debian archives \((\d+) MiB;"),
+        ("base", r"`RECIPE=base` \((\d+) archives, (\d+) MiB\)"),
+    ],
+)
+def test_readme_says_how_much_is_fetched(image, words):
+    archives = json.loads((ROOT / "recipes" / image / "lock.json").read_bytes())["archives"]
+    told = re.findall(words, (ROOT / "README.md").read_text())
+    assert told == [(str(len(archives)), str(round(sum(item["size"] for item in archives) / 2**20)))]
 
 
 def test_the_default_image_is_one_and_the_same():
