@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from measurements.errors import FormatError, LimitError
-from measurements.events import Event, HashAlgorithm
+from measurements.events import Event, HashAlgorithm, Stability
 from measurements.gpu.expectations import GpuExpectations
 from measurements.prediction import Prediction
 
@@ -230,10 +230,27 @@ def _check(document: GoldenDocument) -> None:
     if len(set(launches)) != len(launches):
         raise FormatError(f"launch shapes: two share one name among {sorted(launches)}")
     banks = banks_of(document.predictions)
-    if document.image_layer is not None and document.image_layer.banks != banks:
-        raise FormatError(f"image layer: banks {document.image_layer.banks}; expected {banks}")
+    if document.image_layer is not None:
+        if document.image_layer.banks != banks:
+            raise FormatError(f"image layer: banks {document.image_layer.banks}; expected {banks}")
+        _check_layer(document, document.image_layer)
     for prediction in document.predictions:
         _check_prediction(prediction)
+
+
+def _check_layer(document: GoldenDocument, layer: ImageLayer) -> None:
+    """Make sure that no launch says another thing of the image than the image layer does."""
+    of_tpm = ((each.shape.name, each.registers, layer.registers) for each in document.predictions)
+    of_td = ((each.name, each.registers, layer.rtmrs) for each in document.tdx)
+    for launch, registers, expected in (*of_tpm, *of_td):
+        told = {register.index: register for register in expected}
+        for register in registers:
+            wanted = told.get(register.index, register)
+            # Where the layer leaves a register open the machine has a say, which a launch knows.
+            if register != wanted and wanted.stability is not Stability.NOT_PINNED:
+                raise FormatError(
+                    f"launch shape {launch}: register {register.index} is not the one of the image layer"
+                )
 
 
 def _check_prediction(prediction: Prediction) -> None:
