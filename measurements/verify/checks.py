@@ -27,6 +27,7 @@ from measurements.verify.state import (
     DocumentState,
     NothingToCheckError,
     State,
+    sourced,
 )
 from measurements.verify.verdict import Status
 
@@ -238,7 +239,7 @@ def shape(state: State) -> Outcome:
         state.chosen = document.prediction(wanted)
         if state.policy.secure_boot and not state.chosen.shape.secure_boot:
             raise VerificationError(f"{wanted} is a launch without Secure Boot; the policy wants it on")
-        return _ok(f"{_sourced(state, state.chosen)}, named by the policy")
+        return _ok(f"{sourced(state.chosen.shape.name, state.policy.profiles)}, named by the policy")
     candidates = [
         item for item in document.predictions if item.shape.secure_boot or not state.policy.secure_boot
     ]
@@ -259,14 +260,7 @@ def shape(state: State) -> Outcome:
     state.chosen = fitting[0]
     others = ", ".join(item.shape.name for item in fitting[1:])
     note = f" (its pinned registers are also those of {others})" if others else ""
-    return _ok(_sourced(state, state.chosen) + note)
-
-
-def _sourced(state: State, chosen: Prediction) -> str:
-    """Return the shape's name, and the profile that vouches for its firmware where the document does not."""
-    name = chosen.shape.name
-    vouching = next((each.name for each in state.policy.profiles if name in each.names), None)
-    return name if vouching is None else f"{name}, by the verifier's profile {vouching}"
+    return _ok(sourced(state.chosen.shape.name, state.policy.profiles) + note)
 
 
 def _closeness(state: State, prediction: Prediction) -> tuple[int, int]:

@@ -50,6 +50,7 @@ from measurements.verify.release import (
     joined,
     run_checks,
 )
+from measurements.verify.state import sourced
 from measurements.verify.verdict import Status
 
 #: The check of ``measurements.snp.verify`` that "launch shape" stands for.
@@ -195,7 +196,8 @@ def _shape(launch: _Launch) -> Outcome:
         )
     launch.chosen = fitting[0]
     others = ", ".join(item.name for item in fitting[1:])
-    detail = launch.chosen.name + (f" (the digest is also that of {others})" if others else "")
+    name = sourced(launch.chosen.name, launch.release.policy.profiles)
+    detail = name + (f" (the digest is also that of {others})" if others else "")
     if all(item.boot is BootPath.DIRECT for item in fitting):
         return Status.OK, detail
     if not launch.policy.firmware_only:

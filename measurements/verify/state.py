@@ -64,6 +64,12 @@ class DocumentState(Protocol):
     def need(self, value: _T | None, what: str) -> _T: ...  # noqa: D102
 
 
+def sourced(launch: str, profiles: tuple[PlatformProfile, ...]) -> str:
+    """Return a launch's name, and the profile that vouches for its firmware where the document does not."""
+    vouching = next((each.name for each in profiles if launch in each.names), None)
+    return launch if vouching is None else f"{launch}, by the verifier's profile {vouching}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedQuote:
     """One quote whose structure and signature hold."""

@@ -54,6 +54,7 @@ from measurements.verify.release import (
     joined,
     run_checks,
 )
+from measurements.verify.state import sourced
 from measurements.verify.verdict import Status
 
 _BANK: Final = HashAlgorithm.SHA384
@@ -230,7 +231,8 @@ def _shape(launch: _Launch) -> Outcome:
     order = next(order for order, value in launch.chosen.mrtd.items() if value == report.mrtd)
     others = ", ".join(item.name for item in fitting[1:])
     note = f" (its pinned registers are also those of {others})" if others else ""
-    return Status.OK, f"{launch.chosen.name}, MRTD in {order.value.replace('_', ' ')}{note}"
+    name = sourced(launch.chosen.name, launch.release.policy.profiles)
+    return Status.OK, f"{name}, MRTD in {order.value.replace('_', ' ')}{note}"
 
 
 def _events(launch: _Launch) -> Outcome:

@@ -132,6 +132,7 @@ def test_firmware_of_a_profile_passes_and_without_it_does_not():
     verdict = run(golden=golden, profiles=profiles)
     assert verdict.passed, verdict.failures
     assert verdict.shape == "rolled/ovmf-amdsev/direct/EPYC-Milan/2-vcpus"
+    assert f"{verdict.shape}, by the verifier's profile amdsev" in [check.detail for check in verdict.checks]
 
 
 def test_the_kernel_of_the_profiles_author_does_not_pass():

@@ -160,6 +160,7 @@ def test_firmware_of_a_profile_passes_and_without_it_does_not(event_log):
     verdict = run(golden=golden, profiles=profiles, event_log=event_log)
     assert verdict.passed and not verdict.warnings, verdict.failures
     assert verdict.shape == "qemu-tdx/unpublished/direct/8-vcpus/65536-mib"
+    assert any(f"{verdict.shape}, by the verifier's profile tdvf" in check.detail for check in verdict.checks)
 
 
 def test_a_profile_does_not_bring_its_authors_image():
