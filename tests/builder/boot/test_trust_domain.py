@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -24,8 +25,18 @@ from builder.toolbox import single_file_firmware, unpack_toolbox
 from measurements.formats import eventlog
 from measurements.platforms.firmware import PROFILES, SmbiosMeasurement
 from measurements.prediction import BootPath
+from measurements.tdx.inputs import TdxInputs
+from measurements.tdx.predict import predict_tdx
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "measurements"))
+
+import launch_samples
 
 pytestmark = pytest.mark.integration
+#: tests/vectors/README.md, "tdx".
+RTMR0_OF_A_QUOTE = (
+    "a2749c840579faca6adf0c9c3ab69f277556cda67f8a6b3553c2c7fbf00e9706ec77a6f6960d802433b339ff8b72eefb"
+)
 LOGS = json.loads((Path(__file__).parents[2] / "vectors/tdx/logs.json").read_text())
 
 
@@ -72,6 +83,35 @@ def test_tables_of_a_recorded_trust_domain(locked, kernel):
     found = dstack_tables(locked[0][10, 0], kernel)
     measured = [hashlib.sha384(blob).hexdigest() for _, blob in found.acpi.measured()]
     assert measured == LOGS["dstack-qemu-10.2.1"]["acpi"]
+
+
+def test_rtmr0_of_a_quote(locked):
+    """A TD of Tinfoil's with 8 vCPUs, 16 GiB and QEMU 10.2.1: every event, the TD HOB to the boot option, by ourselves.
+
+    Its firmware is Ubuntu's build of this edk2 release, whose layout, variables and boot option are Debian's.
+    """
+    emulators_of, builds = locked
+    arguments = [
+        "-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg", "-cpu", "Skylake-Server,phys-bits=46",
+        "-machine", "pc-q35-10.0,smm=off,pic=off", "-smp", "8", "-m", "16384M",
+        "-global", "q35-pcihost.pci-hole64-size=4096G",
+        "-netdev", "hubport,id=net,hubid=0", "-device", "e1000,netdev=net,addr=0x2,romfile=",
+        "-object", "rng-builtin,id=source", "-device", "virtio-rng-pci,rng=source",
+        *["-device", "virtio-scsi-pci,disable-legacy=on"] * 3,
+    ]  # fmt: skip
+    tables = read_fw_cfg_tables(emulators_of[10, 0].tools(), arguments, processor=PROCESSOR)
+    prediction = predict_tdx(
+        TdxInputs(
+            firmware_name="ovmf",
+            firmware=builds["ovmf-single-2025.02"].read_bytes(),
+            memory_mib=16384,
+            vcpus=8,
+            image=launch_samples.kernel(),
+            qemu=(10, 2),
+            acpi=tables.acpi,
+        )
+    )
+    assert prediction.registers[0].value.hex() == RTMR0_OF_A_QUOTE
 
 
 @pytest.mark.parametrize(

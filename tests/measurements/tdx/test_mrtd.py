@@ -24,10 +24,20 @@ OTHERS = {
 }
 
 
+#: By edgelesssys/contrast's tools/tdx-measure (tdvf/tdvf.go at revision 057ad2d, mrtd/mrtd.go at 3dba937), built with
+#: Go 1.27.3: what their verifier expected of TDs while QEMU 8 with TDX patches built them, which knows the other order.
+TWO_PASS = {
+    ovmf_inteltdx: "b90b236113eb4c0d4df4ef590568c14e6028a3a31d7e8ac63dee9845df5008d3"
+    "ebf82d4f5974e933798f65d7a279b9a9",
+    ovmf: "456f07902150d008bb913c3e1e84e9297f735a6c83cd2a957a1f0a8bbedb06df188e3837ae48d32c73d473d097dc0db2",
+}
+
+
 @pytest.mark.parametrize("build", OTHERS, ids=["inteltdx-2026.08", "ovmf-2025.02"])
-def test_another_programs_values_for_debians_firmware(build):
-    firmware = build("2025.02") if build is ovmf else build()
-    assert mrtd.measure(tdvf.parse(firmware), PageOrder.ONE_PASS).hex() == OTHERS[build]
+def test_other_programs_values_for_debians_firmware(build):
+    metadata = tdvf.parse(build("2025.02") if build is ovmf else build())
+    assert mrtd.measure(metadata, PageOrder.ONE_PASS).hex() == OTHERS[build]
+    assert mrtd.measure(metadata, PageOrder.TWO_PASS).hex() == TWO_PASS[build]
 
 
 def by_the_specification(firmware, sections, *, two_pass):
