@@ -148,17 +148,15 @@ def _profile(value: Any) -> PlatformProfile:
 def _tpm(fields: Fields, banks: tuple[HashAlgorithm, ...]) -> tuple[TpmTemplate, ...]:
     registers = read_table(fields, banks, last_index=PCRS[-1])
     found: list[TpmTemplate] = []
+    folds = 0
     for item in fields.array("platforms", max_items=golden.MAX_SHAPES):
         platform = Fields(item, f"{_WHAT}: platforms")
         name = platform.text("name", max_length=golden.MAX_NAME, pattern=golden.NAME)
         for value in platform.array("shapes", max_items=golden.MAX_SHAPES, min_items=1):
             entry = Fields(value, f"{_WHAT}: {name}: shape")
-            found.append(
-                TpmTemplate(
-                    shape=read_shape(name, entry),
-                    registers=read_ids(entry, registers, max_items=len(PCRS)),
-                )
-            )
+            chosen = read_ids(entry, registers, max_items=len(PCRS))
+            folds = _spent(folds, chosen)
+            found.append(TpmTemplate(shape=read_shape(name, entry), registers=chosen))
             entry.end()
             if len(found) > golden.MAX_SHAPES:
                 raise LimitError(f"{_WHAT}: more than {golden.MAX_SHAPES} launch shapes")
@@ -191,14 +189,20 @@ def _sev_snp(fields: Fields) -> SevSnpTemplate:
 def _tdx(fields: Fields) -> tuple[TdxTemplate, ...]:
     registers = read_table(fields, tdx.BANKS, last_index=RTMRS[-1])
     found = []
+    folds = 0
     for position, item in enumerate(fields.array("shapes", max_items=golden.MAX_CONFIDENTIAL)):
         entry = Fields(item, f"{fields.where}: shapes[{position}]")
-        found.append(
-            TdxTemplate(
-                launch=tdx.read_launch(entry),
-                registers=read_ids(entry, registers, max_items=len(RTMRS)),
-            )
-        )
+        chosen = read_ids(entry, registers, max_items=len(RTMRS))
+        folds = _spent(folds, chosen)
+        found.append(TdxTemplate(launch=tdx.read_launch(entry), registers=chosen))
         entry.end()
     fields.end()
     return tuple(found)
+
+
+def _spent(folds: int, registers: Iterable[RegisterTemplate]) -> int:
+    """Add what a launch gives to fold: launches share registers, and are filled each for itself."""
+    folds += sum(len(course.events) for register in registers for course in register.alternatives)
+    if folds > golden.MAX_FOLDS:
+        raise LimitError(f"{_WHAT}: more than {golden.MAX_FOLDS} events to fold, all launches together")
+    return folds

@@ -473,6 +473,20 @@ def test_limits(monkeypatch):
         parse(changed(lambda value: value["sev_snp"][0]["steps"][0].update({"pages": 1 << 15})))
 
 
+def test_launches_that_share_a_large_register_are_limited(monkeypatch):
+    def events_of(template):
+        return sum(len(course.events) for register in template.registers for course in register.alternatives)
+
+    table = sum(len(course["events"]) for item in VALUE["registers"] for course in item["alternatives"])
+    shared = sum(map(events_of, WHOLE.tpm))
+    assert table < shared
+    monkeypatch.setattr(model, "MAX_FOLDS", shared)
+    assert parse(text(VALUE)) == WHOLE
+    monkeypatch.setattr(model, "MAX_FOLDS", shared - 1)
+    with pytest.raises(LimitError, match="all launches together"):
+        parse(text(VALUE))
+
+
 @given(st.binary(max_size=200))
 @hypothesis_settings(max_examples=100, deadline=None)
 def test_random_bytes_are_an_error_of_ours(data):
