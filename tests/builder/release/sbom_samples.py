@@ -108,7 +108,7 @@ def recipe() -> Recipe:
         initrd=Layer.model_validate({"packages": ["libc6"]}, strict=False),
         files={"root": (file,), "initrd": ()}, kernel_package="linux-image-amd64", command_line=(),
         toolbox=Toolbox.model_validate({"packages": ["systemd-boot-efi"]}, strict=False),
-        compiler=Compiler(), module_sources=(), patches={}, firmware=(), platforms=(), sev_snp=(), tdx=(),
+        compiler=Compiler(), module_sources=(), patches={}, firmware=(), emulators=(), platforms=(), sev_snp=(), tdx=(),
         variables={}, path=Path("recipes/small/recipe.yaml"), sources=(),
     )  # fmt: skip
 
