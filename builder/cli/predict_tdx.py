@@ -86,6 +86,13 @@ def _parser() -> Parser:
     add("--acpi", metavar="DIR", type=Path, help="its fw_cfg files: table-loader, rsdp, tables, … (RTMR0)")
     add("--bare", action="store_true", help="without --acpi: nothing on the PCI bus but the chipset")
     add(
+        "--device",
+        metavar="QEMU-DEVICE",
+        action="append",
+        default=[],
+        help="without --acpi: one more device on bus 0, or a stand-in with its BARs; may be repeated",
+    )
+    add(
         "--profile",
         metavar="FILE",
         type=Path,
@@ -124,7 +131,11 @@ class _Tables:
 
             tools = Lender(given.recipe, console.reporter()).emulator(given.qemu)
             machine = Machine(
-                type="pc-q35-{}.{}".format(*given.qemu), cpu=CPU, memory_mib=given.memory, vcpus=given.vcpus
+                type="pc-q35-{}.{}".format(*given.qemu),
+                cpu=CPU,
+                memory_mib=given.memory,
+                vcpus=given.vcpus,
+                devices=tuple(given.device),
             )
             tables = td_tables(
                 tools,
@@ -154,6 +165,10 @@ def _inputs(given: argparse.Namespace, code: bytes) -> TdxInputs:
     if given.kernel is None and (given.initrd is not None or given.append):
         raise UsageError("--initrd and --append go with --kernel; a UKI brings its own")
     profiles = (*(load_profile(path) for path in given.profile), *load_profiles(profiles_folder()))
+    if given.device and (given.bare or given.acpi is not None or given.qemu is None):
+        raise UsageError(
+            "--device is for the machine of --qemu", hint="--qemu VERSION, without --bare and --acpi"
+        )
     tables = _Tables(given, boot, examine(code, tdvf.parse(code), profiles).profile)
     return TdxInputs(
         vmm=Vmm(given.vmm),

@@ -81,3 +81,24 @@ def test_predict_gives_the_signed_values_of_trust_domains(goldsmith, release, st
                 course.value(HashAlgorithm.SHA384).hex() for course in register.alternatives
             }
         assert shape.registers[0].alternatives, "RTMR0 is pinned"
+
+
+@pytest.mark.integration
+def test_a_device_more_moves_rtmr0_alone(goldsmith, release, store, lock):
+    files = single_file_firmware(load_recipe(find_recipe("base")).firmware, lock, store)
+    given = [
+        "--firmware",
+        files["ovmf-single-2025.02"],
+        "--kernel",
+        release / "uki.efi",
+        "--qemu",
+        "11.1",
+        "--json",
+    ]
+    machines = ([], ["--device", "pci-testdev,membar=1M"], ["--device", "pci-testdev,membar=64G"], ["--bare"])
+    found = [json.loads(goldsmith("predict", "tdx", *given, *more, timeout=60).stdout) for more in machines]
+    assert len({values["rtmr0"] for values in found}) == len(machines) and all(
+        values["rtmr0"] for values in found
+    )
+    for name in ("mrtd", "td_hob", "rtmr1", "rtmr2"):
+        assert all(values[name] == found[0][name] for values in found), name

@@ -79,6 +79,30 @@ def test_quickstart_builds_from_a_scratch_lock_and_says_so(goldsmith, gpu_releas
     assert not (recipe / "golden.json").exists()
 
 
+def test_quickstart_goes_without_an_emulator_that_is_gone(goldsmith, release, checkout, tmp_path):
+    """It decides RTMR0 of trust domains and no byte of the image: nothing else is resolved anew, and no value moves."""
+    path = checkout / "lock.json"
+    lock = json.loads(path.read_bytes())
+    (member,) = lock["sets"]["emulator/qemu-11.1"]
+    for archive in lock["archives"]:
+        if f"{archive['name']}={archive['version']}" == member:
+            archive["sha256"] = hashlib.sha256(b"gone").hexdigest()
+            archive["path"] = archive["path"].replace("11.1.3", "11.1.0")
+    path.write_text(json.dumps(lock, indent=2, sort_keys=True) + "\n")
+    done = goldsmith("build", checkout, "--out", tmp_path / "out", "--quickstart", "--json", timeout=300)
+    assert done.code == 0, done.stderr
+    assert "emulator/qemu-11.1: this run goes without it" in done.stderr
+    assert json.loads(done.stdout)["scratch"] is True
+    built, whole = (
+        golden.parse((folder / "golden.json").read_bytes()) for folder in (tmp_path / "out", release)
+    )
+    assert built.predictions == whole.predictions and built.sev_snp == whole.sev_snp
+    for without, usual in zip(built.tdx, whole.tdx, strict=True):
+        assert without.registers[1:] == usual.registers[1:] and without.mrtd == usual.mrtd
+        assert usual.registers[0].alternatives and not without.registers[0].alternatives
+        assert "ACPI tables were not supplied" in without.registers[0].reason
+
+
 def test_quickstart_of_a_whole_lock_is_no_scratch_build(goldsmith, store, checkout, tmp_path):
     done = goldsmith("build", checkout, "--out", tmp_path / "out", "--quickstart", "--json", timeout=300)
     assert done.code == 0, done.stderr

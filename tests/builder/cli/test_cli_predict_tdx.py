@@ -128,6 +128,8 @@ def test_a_firmware_that_would_refuse_the_image_is_a_warning(capfd):
         ([*GIVEN, "--memory", "much"], 2, "--memory"),
         ([*GIVEN, "--qemu", "new"], 2, "expected a release such as 10.1"),
         ([*GIVEN, "--vmm", "xen"], 2, "--vmm"),
+        ([*GIVEN, "--device", "pci-testdev"], 2, "--device is for the machine of --qemu"),
+        ([*GIVEN, "--qemu", "11.1", "--bare", "--device", "pci-testdev"], 2, "without --bare"),
         ([*GIVEN, "--vmm", "gce"], 3, "from disks alone"),
         ([*GIVEN, "--uki", "uki.efi"], 2, "name two images"),
         ([*GIVEN, "--disk", "disk.raw"], 2, "without the UKI"),
