@@ -23,6 +23,7 @@ from builder.recipe.model import (
     SevSnpPlatform,
     TdxPlatform,
 )
+from builder.recipe.modules import module_files
 from builder.recipe.yaml import Document, read_yaml
 from measurements.errors import MeasurementError
 from measurements.gpu.expectations import GpuExpectations, RimReference
@@ -257,6 +258,11 @@ def _files(
             resolved.append(resolve_file(file, owner, merged.at(location), variables))
         except RecipeError as error:
             problems.append(f"{error} ({error.hint})" if error.hint else str(error))
+    for folder, modules in layer.python.items():
+        try:
+            resolved += module_files(folder, modules)
+        except RecipeError as error:
+            problems.append(f"{merged.at((name, 'python', folder))}: {error}")
     return tuple(sorted(resolved, key=lambda file: file.path))
 
 

@@ -36,6 +36,9 @@ RelativePath = Annotated[
     ),
 ]
 Command = Annotated[tuple[str, ...], Field(min_length=1)]
+PythonModule = Annotated[
+    str, StringConstraints(pattern=r"^measurements(\.[a-z_][a-z0-9_]*)*$", max_length=128)
+]
 
 
 class Model(BaseModel):
@@ -132,6 +135,11 @@ class Layer(Model):
     )
     exclude: tuple[Exclude, ...] = ()
     files: tuple[File, ...] = ()
+    python: dict[AbsolutePath, tuple[PythonModule, ...]] = Field(
+        default_factory=dict,
+        description="modules of the package `measurements` that the image's own programs import, with those that "
+        "these import: folder of the image -> modules",
+    )
     directories: tuple[Directory, ...] = ()
     links: dict[AbsolutePath, str] = Field(default_factory=dict, description="symbolic links: path -> target")
     users: tuple[User, ...] = ()
