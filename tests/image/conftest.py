@@ -59,6 +59,12 @@ def scratch_image(tmp_path_factory: pytest.TempPathFactory) -> Image:
 
 
 @pytest.fixture(scope="session")
+def gpu_image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    """recipes/gpu-cc."""
+    return _build("gpu-cc", tmp_path_factory.mktemp("gpu"))
+
+
+@pytest.fixture(scope="session")
 def host() -> testinfra.host.Host:
     return testinfra.get_host("local://")
 

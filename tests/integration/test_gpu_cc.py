@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from pathlib import Path
 
 import pytest
-from running import ROOT, Goldsmith
+from running import ROOT, BootRun, Goldsmith
+
+from measurements.evidence import parse_quote
 
 pytestmark = pytest.mark.integration
 
@@ -39,8 +42,42 @@ def test_modules_come_from_the_packaged_source(goldsmith: Goldsmith, gpu_release
     assert done.code == 0 and "nvidia-open-kernel-source" in done.stdout, done.stdout + done.stderr
 
 
-def test_every_register_is_as_predicted(goldsmith: Goldsmith, gpu_release: Path, tmp_path: Path):
+@pytest.fixture(scope="module")
+def booted(goldsmith: Goldsmith, gpu_release: Path, tmp_path_factory) -> BootRun:
+    """The one boot of these tests, without a GPU."""
+    return goldsmith.boot(gpu_release, "--firmware", "ovmf-2026.08", folder=tmp_path_factory.mktemp("boot"))
+
+
+def test_every_register_is_as_predicted(booted: BootRun):
     """The read-back, too, holds: without a GPU the driver unloads itself, and then the kernel is locked down."""
-    run = goldsmith.boot(gpu_release, "--firmware", "ovmf-2026.08", folder=tmp_path)
-    assert run.report["verdict"] == "pass", run.reasons
-    assert not run.leftovers
+    assert booted.report["verdict"] == "pass", booted.reasons
+    assert not booted.leftovers
+
+
+def test_the_gate_says_that_there_is_no_gpu(booted: BootRun):
+    """In the verdict, and in the evidence, whose quotes cover it (docs/evidence-service.md, "GPUs")."""
+    gate = booted.report["gpu"]["gate"]
+    assert not gate["ready"] and gate["reason"].startswith(
+        "gpu: no GPU: this machine has no PCI device of NVIDIA"
+    )
+    assert [(step["name"], step["ok"]) for step in gate["steps"]] == [("expectations", True), ("gpu", False)]
+    evidence = json.loads(booted.evidence.read_bytes())
+    told = base64.b64decode(evidence["gpu"])
+    assert json.loads(told)["gate"] == gate
+    nonce = bytes.fromhex(booted.nonce)
+    bound = hashlib.sha256(nonce + hashlib.sha256(told).digest()).digest()
+    assert {parse_quote(base64.b64decode(quote["attest"])).extra_data for quote in evidence["quotes"]} == {
+        bound
+    }
+
+
+def test_a_machine_without_its_gpu_fails_elsewhere(goldsmith: Goldsmith, gpu_release: Path, booted: BootRun):
+    """`goldsmith boot` gives the machine no GPU and says so; `goldsmith verify` insists on one."""
+    done = goldsmith(
+        "verify", "--golden", gpu_release / "golden.dsse.json", "--key", gpu_release / "release.pub",
+        "--evidence", booted.evidence, "--nonce", booted.nonce, "--ak", booted.attestation_key, "--json",
+        timeout=60,
+    )  # fmt: skip
+    assert done.code == 1, done.stdout + done.stderr
+    checks = json.loads(done.stdout)["checks"]
+    assert [check["name"] for check in checks if check["status"] not in ("ok", "unproven")] == ["GPUs"]

@@ -10,6 +10,7 @@ Expected values come from another machine with the same packages and such a devi
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,16 +176,50 @@ def test_cuda_starts_and_finds_no_gpu(guest):
 
 
 def test_device_nodes(guest, majors):
-    """nvidia-modprobe makes them as root, with the majors that the driver has."""
-    guest.run("nvidia-modprobe -c 0 -u")
+    """The unit of common/gpu-gate has made them, with the driver's majors, for as many GPUs as a machine may have."""
+    assert "Result=success" in guest.check_output("systemctl show goldsmith-gpu-nodes -p Result")
     nodes = {}
     for line in guest.check_output("stat -c '%n %t %T' /dev/nvidia*").splitlines():
         name, major, minor = line.split()
         nodes[name] = (int(major, 16), int(minor, 16))
     nodes.pop("/dev/nvidia-caps", None)  # a folder
-    assert nodes["/dev/nvidia-uvm"] == (majors["nvidia-uvm"], 0)
-    assert nodes["/dev/nvidiactl"] == (NVIDIA_MAJOR, 255)
-    assert nodes.keys() <= {"/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"}
+    uvm = majors["nvidia-uvm"]
+    assert nodes == {
+        "/dev/nvidiactl": (NVIDIA_MAJOR, 255),
+        "/dev/nvidia-uvm": (uvm, 0),
+        "/dev/nvidia-uvm-tools": (uvm, 1),
+        **{f"/dev/nvidia{number}": (NVIDIA_MAJOR, number) for number in range(8)},
+    }
+
+
+def test_how_far_the_gate_comes(guest):
+    """Expectations, bus, ciphers, the driver's version and the nodes are in order; the daemon has no GPU to hold."""
+    steps = json.loads(guest.file("/run/goldsmith-gpu-gate/steps.json").content)
+    assert [(step["name"], step["ok"]) for step in steps] == [
+        ("expectations", True),
+        ("gpu", True),
+        ("crypto modules", True),
+        ("driver", True),
+        ("device nodes", True),
+        ("persistence daemon", False),
+    ]
+    assert [step["detail"] for step in steps[1:5]] == [
+        "0000:00:05.0",
+        ", ".join(CIPHERS),
+        "550.163.01",
+        "nvidiactl, nvidia-uvm, nvidia0",
+    ]
+    assert "does not run" in steps[5]["detail"]
+
+
+def test_the_daemon_has_what_it_needs(guest):
+    """Without any right and in its sandbox it comes as far as root outside, where another test starts it by hand."""
+    assert "Result=exit-code" in guest.check_output("systemctl show goldsmith-gpu-persistence -p Result")
+    said = guest.check_output("strings /run/log/journal/*/system.journal | grep '^MESSAGE=Failed to'")
+    for user in (983, 0):
+        assert (
+            f"device files (/dev/nvidia*) exist, and that user {user} has read and write permissions" in said
+        )
 
 
 def test_nobody_else_makes_device_nodes(standin, guest):

@@ -1,0 +1,1 @@
+"""The gate before confidential GPUs, and the evidence about them (docs/evidence-service.md)."""
