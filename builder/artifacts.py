@@ -148,6 +148,8 @@ class Machine:
         devices: what else is on the bus, beyond the boot medium, in `-device` order (QEMU's syntax).
         smm: with system management mode, the only one that may write the flash then. Firmware that verifies
             needs it (OVMF's builds "secboot"), and its ACPI tables differ.
+        gpus: for each GPU that the host passes through, the sizes in bytes of its 64-bit memory BARs, by index. A
+            machine that is started here has stand-ins in their place.
     """
 
     type: str
@@ -156,6 +158,7 @@ class Machine:
     vcpus: int
     devices: tuple[str, ...] = field(default=())
     smm: bool = False
+    gpus: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,9 @@ from builder.boot.qemu import boot_devices
 from builder.boot.qtest import FwCfgTables
 from builder.boot.td import CPU, td_smbios
 from builder.errors import RecipeError
-from builder.recipe.model import SevSnpPlatform, TdxPlatform
+from builder.launches import passed_through
+from builder.recipe.platforms import SevSnpPlatform, TdxPlatform
+from measurements.errors import NotPredictableError
 from measurements.formats import tdvf
 from measurements.formats.gpt import Gpt
 from measurements.golden import SevSnpReference, TdxReference, sev_snp_reference, tdx_reference
@@ -93,11 +95,17 @@ def tdx_references(
             code = builds[name].read_bytes()
             profile = examine(code, tdvf.parse(code)).profile
             paths = map(BootPath, platform.boot)
-            for boot, memory, vcpus in product(paths, platform.memory_mib, platform.vcpus):
-                found = None
+            shapes = product(paths, platform.memory_mib, platform.vcpus, passed_through(platform.gpus))
+            for boot, memory, vcpus, gpus in shapes:
+                found, problem = None, None
                 if platform.machine is not None:
-                    machine = Machine(type=platform.machine, cpu=CPU, memory_mib=memory, vcpus=vcpus)
-                    found = tables(machine, boot, None if profile is None else profile.pciexbar)
+                    machine = Machine(
+                        type=platform.machine, cpu=CPU, memory_mib=memory, vcpus=vcpus, gpus=gpus
+                    )
+                    try:
+                        found = tables(machine, boot, None if profile is None else profile.pciexbar)
+                    except NotPredictableError as error:
+                        problem = str(error)
                 inputs = TdxInputs(
                     vmm=td_hob.Vmm(platform.vmm),
                     firmware_name=name,
@@ -112,6 +120,8 @@ def tdx_references(
                     smbios=None if found is None else td_smbios(found, profile),
                     fw_cfg=None if found is None else FwCfgItems(bootorder=found.bootorder),
                     boot_devices=None if found is None else boot_devices(),
+                    gpus=len(gpus),
+                    acpi_problem=problem,
                 )
                 yield tdx_reference(
                     predict_tdx(inputs), inputs, platform=platform.name, machine=platform.machine

@@ -10,10 +10,11 @@ from pathlib import Path
 from builder.artifacts import Firmware, Machine
 from builder.boot.qemu import boot_devices, random_numbers
 from builder.errors import UsageError
-from builder.recipe.model import Platform
+from builder.recipe.platforms import PassedThrough, Platform
 from builder.store import Store
 from builder.tables import tables_of_machine
 from builder.tools import Tools
+from measurements.errors import NotPredictableError
 from measurements.events import DEFAULT_BANKS, HashAlgorithm
 from measurements.formats.gpt import Gpt
 from measurements.platforms.firmware import FirmwareProfile, find_profile
@@ -45,11 +46,24 @@ def launches(
     builds = {build.name: build for build in firmware}
     for platform in platforms:
         names = platform.secure_boot if secure_boot else platform.firmware
-        for name, boot, memory, vcpus in product(names, platform.boot, platform.memory_mib, platform.vcpus):
+        shapes = product(
+            names, platform.boot, platform.memory_mib, platform.vcpus, passed_through(platform.gpus)
+        )
+        for name, boot, memory, vcpus, gpus in shapes:
             machine = Machine(
-                type=platform.machine, cpu=platform.cpu, memory_mib=memory, vcpus=vcpus, smm=secure_boot
+                type=platform.machine,
+                cpu=platform.cpu,
+                memory_mib=memory,
+                vcpus=vcpus,
+                smm=secure_boot,
+                gpus=gpus,
             )
             yield Launch(machine=machine, firmware=builds[name], boot=BootPath(boot))
+
+
+def passed_through(gpus: PassedThrough | None) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """Return for each number of GPUs that a platform declares what `Machine.gpus` is."""
+    return ((),) if gpus is None else tuple((gpus.bars,) * count for count in gpus.counts)
 
 
 def store_name(firmware_name: str) -> str:
@@ -106,13 +120,17 @@ def predict_launch(
     """
     code = launch.firmware.code.read_bytes()
     profile = find_profile(code, profiles)
-    tables = tables_of_machine(
-        launch.machine,
-        launch.boot,
-        tools=tools,
-        store=store,
-        pciexbar=None if profile is None else profile.pciexbar,
-    )
+    tables, problem = None, None
+    try:
+        tables = tables_of_machine(
+            launch.machine,
+            launch.boot,
+            tools=tools,
+            store=store,
+            pciexbar=None if profile is None else profile.pciexbar,
+        )
+    except NotPredictableError as error:
+        problem = str(error)
     return predict_tpm(
         TpmInputs(
             firmware_name=launch.firmware.name,
@@ -124,12 +142,14 @@ def predict_launch(
             image=uki,
             disk=disk,
             variables=launch.firmware.variables.read_bytes() if variables is None else variables,
-            acpi=tables.acpi,
-            smbios=tables.smbios,
+            acpi=None if tables is None else tables.acpi,
+            acpi_problem=problem,
+            smbios=None if tables is None else tables.smbios,
             boot_devices=boot_devices(),
             random_numbers=random_numbers(launch.machine),
             profiles=profiles,
             measures_machine=measures_machine,
             banks=banks,
+            gpus=len(launch.machine.gpus),
         )
     )

@@ -15,7 +15,7 @@ from builder.disks import read_partition_table
 from builder.errors import BootError, UntrustedError, UsageError
 from builder.launches import Launch, enrolled_firmware, launches, predict_launch
 from builder.progress import SILENT, Reporter
-from builder.recipe.model import Platform
+from builder.recipe.platforms import Platform
 from builder.release.golden import ENVELOPE
 from builder.release.manifest import Manifest, changed_parts
 from builder.store import Store
@@ -207,7 +207,10 @@ def _launch(folder: Path, manifest: Manifest, builds: tuple[Firmware, ...], tria
                 f"{folder} is not sealed: there are no keys to boot it with Secure Boot on",
                 hint=f"goldsmith seal {folder} --keys KEYS",
             )
-    known = list(launches(manifest.platforms, builds, secure_boot=secure))
+    # No GPU is passed through here; what stands in for one on the bus would be another machine's.
+    known = [
+        item for item in launches(manifest.platforms, builds, secure_boot=secure) if not item.machine.gpus
+    ]
     if not known:
         raise UsageError(f"the release {manifest.name} declares no platform to boot on")
     names = tuple(dict.fromkeys(item.firmware for item in known))
@@ -261,6 +264,7 @@ def _published_shape(document: golden.GoldenDocument, launch: Launch, sha256: st
             shape.machine,
             shape.memory_mib,
             shape.vcpus,
+            shape.gpus,
         ) == (
             sha256,
             launch.machine.smm,
@@ -268,6 +272,7 @@ def _published_shape(document: golden.GoldenDocument, launch: Launch, sha256: st
             launch.machine.type,
             launch.machine.memory_mib,
             launch.machine.vcpus,
+            len(launch.machine.gpus),
         ):
             return shape.name
     return None

@@ -54,6 +54,7 @@ def predict_tpm(inputs: TpmInputs) -> Prediction:
         memory_mib=inputs.memory_mib,
         vcpus=inputs.vcpus,
         secure_boot=bool(boot.secure_boot.enabled),
+        gpus=inputs.gpus,
     )
     return Prediction(shape=shape, registers=tuple(predict(boot) for predict in _REGISTERS))
 

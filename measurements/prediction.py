@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from measurements.events import RegisterPrediction
+
+#: GPUs of one launch: as many slots of a bus are left for them.
+MAX_GPUS: Final = 15
 
 
 class BootPath(StrEnum):
@@ -51,6 +54,7 @@ class LaunchShape:
         memory_mib: guest RAM in MiB.
         vcpus: number of virtual CPUs.
         secure_boot: whether Secure Boot is on.
+        gpus: how many GPUs the host passes through; of which kind is the recipe's to say.
     """
 
     platform: str
@@ -60,6 +64,7 @@ class LaunchShape:
     memory_mib: int
     vcpus: int
     secure_boot: bool = False
+    gpus: int = 0
 
     @property
     def name(self) -> str:
@@ -71,7 +76,13 @@ class LaunchShape:
             f"{self.vcpus}-vcpus",
             f"{self.memory_mib}-mib",
         ]
+        parts += gpu_part(self.gpus)
         return "/".join([*parts, "secure-boot"] if self.secure_boot else parts)
+
+
+def gpu_part(gpus: int) -> list[str]:
+    """Return the part of a launch's name that says how many GPUs it has; nothing for none."""
+    return [f"{gpus}-gpus"] if gpus else []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +98,7 @@ class Prediction:
 
 
 def shape_to_json(shape: LaunchShape) -> dict[str, Any]:
-    """Return a launch shape as JSON values."""
+    """Return a launch shape as JSON values; ``gpus`` is there where there are some."""
     return {
         "name": shape.name,
         "platform": shape.platform,
@@ -101,4 +112,5 @@ def shape_to_json(shape: LaunchShape) -> dict[str, Any]:
         "memory_mib": shape.memory_mib,
         "vcpus": shape.vcpus,
         "secure_boot": shape.secure_boot,
+        **({"gpus": shape.gpus} if shape.gpus else {}),
     }

@@ -33,6 +33,11 @@ DISK_SLOT = 0x01
 _SERIAL_SLOT, _NETWORK_SLOT = 0x02, 0x03
 _MAC = "52:54:00:12:34:56"
 
+#: GPUs come from here on, up to the chipset's own devices at 0x1f.
+_GPU_SLOT = 0x10
+#: A device with a 64-bit BAR of any size, behind which there is no memory.
+_STAND_IN = "pci-testdev"
+
 #: CPU models without RDRAND.
 _NOT_RANDOM = ("qemu64", "kvm64")
 #: QEMU's devices for which OVMF has a driver that gives random numbers (edk2 OvmfPkg/VirtioRngDxe).
@@ -169,7 +174,15 @@ def device_arguments(machine: Machine, wiring: Wiring) -> list[str]:
         arguments += ["-drive", f"if=none,id={name},format=raw,file={_escape(file)}"]
     for device in machine.devices:
         arguments += ["-device", device]
+    for slot, bars in gpu_slots(machine).items():
+        # What a vfio-pci device would be: ACPI tables show a function's place and its BARs, not what it is.
+        arguments += ["-device", f"{_STAND_IN},addr=0x{slot:02x},membar={max(bars)}"]
     return arguments
+
+
+def gpu_slots(machine: Machine) -> dict[int, tuple[int, ...]]:
+    """Return slot on bus 0 -> sizes of 64-bit BARs, of every GPU that the host passes through."""
+    return {_GPU_SLOT + number: bars for number, bars in enumerate(machine.gpus)}
 
 
 def boot_devices() -> tuple[BootDevice, ...]:

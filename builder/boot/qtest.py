@@ -15,10 +15,11 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from builder.artifacts import Firmware, Machine
 from builder.boot import pci
-from builder.boot.qemu import PROCESSOR, Wiring, qemu_arguments
+from builder.boot.qemu import PROCESSOR, Wiring, gpu_slots, qemu_arguments
 from builder.boot.swtpm import software_tpm
 from builder.errors import BootError
 from builder.tools import PIPE, Process, Tools, last_lines
@@ -31,7 +32,7 @@ PCIEXBAR = 0xE0000000
 
 _SMBIOS, _BOOT_ORDER = "etc/smbios/smbios-tables", "bootorder"
 _RAM_MAP, _RESERVED_END = "etc/e820", "etc/reserved-memory-end"
-#: Files by which a host can move OVMF's 64-bit window in ways that `pci.mmio64_base` does not compute.
+#: Files by which a host can move OVMF's 64-bit window in ways that `pci.mmio64_window` does not compute.
 _WINDOW_OVERRIDES = ("etc/hardware-info", "opt/ovmf/X-PciMmio64Mb")
 
 _MAX_FILES, _MAX_FILE = 4096, 16 << 20
@@ -105,7 +106,8 @@ def tables_key(tools: Tools, machine: Machine, boot: BootPath, *, pciexbar: int 
     firmware = Firmware(name="", package="", version="", code=Path("code"), variables=Path("variables"))
     wiring = Wiring(tpm=Path("tpm"), variables=Path("variables"), uki=Path("uki"))
     arguments = qemu_arguments(machine, firmware, boot, wiring, accelerator="tcg")
-    return hashlib.sha256(json.dumps([tools.digest, pciexbar, arguments]).encode()).hexdigest()
+    parts = [tools.digest, pciexbar, arguments, *([machine.gpus] if machine.gpus else [])]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def machine_tables(
@@ -133,7 +135,8 @@ def machine_tables(
         with software_tpm(tools, folder) as tpm:
             wiring = Wiring(tpm=tpm, variables=variables, uki=uki if boot is BootPath.DIRECT else None)
             arguments = qemu_arguments(machine, firmware, boot, wiring, accelerator="tcg", bare=bare)
-            return read_fw_cfg_tables(tools, arguments, pciexbar=pciexbar, smm=machine.smm)
+            cards = {} if bare else gpu_slots(machine)
+            return read_fw_cfg_tables(tools, arguments, cards=cards, pciexbar=pciexbar, smm=machine.smm)
 
 
 def read_fw_cfg_tables(
@@ -141,12 +144,14 @@ def read_fw_cfg_tables(
     arguments: Sequence[str],
     *,
     processor: pci.Processor = PROCESSOR,
+    cards: Mapping[int, Sequence[int]] = MappingProxyType({}),
     pciexbar: int = PCIEXBAR,
     smm: bool = False,
 ) -> FwCfgTables:
     """Start QEMU with ``arguments`` and read its tables as OVMF would, with ``smm`` as its builds with SMM.
 
-    ``processor`` is the one that firmware will see, whatever QEMU is started with here.
+    ``processor`` is the one that firmware will see, whatever QEMU is started with here; ``cards`` are those that
+    stand-ins stand for, as in `pci.with_cards`.
 
     Raises:
         BootError: QEMU ends early or does not follow the protocol; the message holds its last lines.
@@ -156,7 +161,7 @@ def read_fw_cfg_tables(
         full = [*arguments, "-S", "-qtest", "stdio", "-qtest-log", "none"]
         with tools.spawn("qemu-system-x86_64", *full, stdin=PIPE, stdout=PIPE, stderr=errors) as process:
             try:
-                return _read_tables(_Qtest(process), processor, pciexbar, smm=smm)
+                return _read_tables(_Qtest(process), processor, cards, pciexbar, smm=smm)
             except (OSError, struct.error, ValueError) as error:
                 errors.seek(0)
                 raise BootError(
@@ -164,7 +169,14 @@ def read_fw_cfg_tables(
                 ) from error
 
 
-def _read_tables(qtest: _Qtest, processor: pci.Processor, pciexbar: int, *, smm: bool) -> FwCfgTables:
+def _read_tables(
+    qtest: _Qtest,
+    processor: pci.Processor,
+    cards: Mapping[int, Sequence[int]],
+    pciexbar: int,
+    *,
+    smm: bool,
+) -> FwCfgTables:
     files = dict(_directory(qtest))
     for name in _WINDOW_OVERRIDES:
         if name in files:
@@ -175,7 +187,7 @@ def _read_tables(qtest: _Qtest, processor: pci.Processor, pciexbar: int, *, smm:
         return _read_file(qtest, key, size)
 
     reserved = struct.unpack("<Q", read(_RESERVED_END))[0] if _RESERVED_END in files else None
-    base = pci.mmio64_base(
+    window = pci.mmio64_window(
         tuple(
             pci.E820Entry(base=b, length=n, type=t) for b, n, t in struct.iter_unpack("<QQI", read(_RAM_MAP))
         ),
@@ -183,7 +195,7 @@ def _read_tables(qtest: _Qtest, processor: pci.Processor, pciexbar: int, *, smm:
         reserved_end=reserved,
     )
     _program_chipset(qtest, pciexbar)
-    _program_devices(qtest, base)
+    _program_devices(qtest, window, cards)
     if smm:
         _negotiate_smi(qtest, files)
     return FwCfgTables(
@@ -216,10 +228,14 @@ def _negotiate_smi(qtest: _Qtest, files: Mapping[str, tuple[int, int]]) -> None:
         raise ValueError(f"QEMU refuses the SMI features 0b{wanted:b}, which it supports")
 
 
-def _program_devices(qtest: _Qtest, base: int) -> None:
+def _program_devices(qtest: _Qtest, window: pci.Window, cards: Mapping[int, Sequence[int]]) -> None:
     """Give each 64-bit BAR its address and switch decoding on (OvmfPkg/AcpiPlatformDxe EnablePciDecoding)."""
-    bars = [bar for device, function in _functions(qtest) for bar in _bars(qtest, device, function)]
-    for bar, address in pci.place(bars, base).items():
+    found = [bar for device, function in _functions(qtest) for bar in _bars(qtest, device, function)]
+    addresses = pci.place(pci.with_cards(found, cards), window.base)
+    pci.check(addresses, window)
+    bars = [bar for bar in addresses if bar.register >= 0]
+    for bar in bars:
+        address = addresses[bar]
         qtest.config_write(bar.device, bar.function, bar.register, address & 0xFFFFFFFF)
         qtest.config_write(bar.device, bar.function, bar.register + 4, address >> 32)
     for device, function in {(bar.device, bar.function) for bar in bars}:

@@ -19,6 +19,7 @@ from builder.boot.qemu import (
     Wiring,
     console_arguments,
     device_arguments,
+    gpu_slots,
     processor_argument,
     size_arguments,
 )
@@ -77,7 +78,8 @@ def td_key(digest: str, machine: Machine, boot: BootPath, *, pciexbar: int = PCI
     ``digest`` is that of the tools (`Tools.digest`), which need not be unpacked yet.
     """
     arguments = td_arguments(machine, Path("kernel") if boot is BootPath.DIRECT else None)
-    return hashlib.sha256(json.dumps([digest, pciexbar, arguments]).encode()).hexdigest()
+    parts = [digest, pciexbar, arguments, *([machine.gpus] if machine.gpus else [])]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def td_tables(
@@ -104,7 +106,8 @@ def td_tables(
             kernel = Path(name) / "kernel"
             kernel.write_bytes(bytes(1 << 16))
         arguments = td_arguments(machine, kernel, bare=bare)
-        return read_fw_cfg_tables(tools, arguments, processor=PROCESSOR, pciexbar=pciexbar)
+        cards = {} if bare else gpu_slots(machine)
+        return read_fw_cfg_tables(tools, arguments, processor=PROCESSOR, cards=cards, pciexbar=pciexbar)
 
 
 def td_smbios(tables: FwCfgTables, profile: FirmwareProfile | None) -> bytes | None:

@@ -18,12 +18,10 @@ from builder.recipe.model import (
     KernelPolicy,
     Layer,
     ModuleSource,
-    Platform,
     RecipeDocument,
-    SevSnpPlatform,
-    TdxPlatform,
 )
 from builder.recipe.modules import module_files
+from builder.recipe.platforms import Platform, SevSnpPlatform, TdxPlatform
 from builder.recipe.yaml import Document, read_yaml
 from measurements.errors import MeasurementError
 from measurements.gpu.expectations import GpuExpectations, RimReference

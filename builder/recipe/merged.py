@@ -20,11 +20,9 @@ from builder.recipe.model import (
     KernelPolicy,
     Layer,
     ModuleSource,
-    Platform,
-    SevSnpPlatform,
-    TdxPlatform,
     Toolbox,
 )
+from builder.recipe.platforms import Platform, SevSnpPlatform, TdxPlatform
 from measurements.gpu.expectations import GpuExpectations, to_value
 
 
@@ -160,14 +158,14 @@ class Recipe:
             "command_line": list(self.command_line),
             "toolbox": _dump(self.toolbox),
             "firmware": [_dump(source) for source in self.firmware],
-            "platforms": [_dump(platform) for platform in self.platforms],
+            "platforms": [_platform(platform) for platform in self.platforms],
             "variables": dict(self.variables),
             "audit": _dump(self.audit),
             "kernel_policy": _dump(self.kernel_policy) if self.kernel_policy else None,
         }
         for name, declared in (("sev_snp", self.sev_snp), ("tdx", self.tdx)):
             if declared:
-                document[name] = [_dump(platform) for platform in declared]
+                document[name] = [_platform(platform) for platform in declared]
         if self.gpu is not None:
             document["gpu"] = to_value(self.gpu)
         if self.emulators:
@@ -219,6 +217,14 @@ class Recipe:
                 for source in self.module_sources
             }
         return _sha256(document)
+
+
+def _platform(model: Any) -> Any:
+    """Return a platform; what passes no GPU through has the digest of recipes from before there was that key."""
+    value = _dump(model)
+    if value.get("gpus", "") is None:
+        del value["gpus"]
+    return value
 
 
 def _dump(model: Any) -> Any:

@@ -8,43 +8,28 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
-VariableName = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_]*$", max_length=64)]
-#: What every JSON reader holds exactly (RFC 8785, section 3.2.2.3).
-SafeInteger = Annotated[int, Field(ge=-(2**53) + 1, le=2**53 - 1)]
-PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$", max_length=128)]
-PackagePattern = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.*-]+$", max_length=128)]
-DebianVersion = Annotated[str, StringConstraints(pattern=r"^[0-9][A-Za-z0-9.+~:-]*$", max_length=128)]
-AbsolutePath = Annotated[str, StringConstraints(pattern=r"^/[^\x00\n]*$", max_length=1024)]
-Glob = Annotated[str, StringConstraints(pattern=r"^/[^\x00\n]*$", max_length=1024)]
-Reason = Annotated[str, StringConstraints(min_length=8, max_length=500, strip_whitespace=True)]
-UnitName = Annotated[
-    str,
-    StringConstraints(
-        pattern=r"^[A-Za-z0-9:_.\\@-]+\.(service|socket|target|mount|automount|timer|path|slice|swap|device)$"
-    ),
-]
-AccountName = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,30}$")]
-ModuleName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$", max_length=64)]
-Mode = Annotated[str, StringConstraints(pattern=r"^[0-7]{4}$")]
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9.-]*$", max_length=64)]
-RelativePath = Annotated[
-    str,
-    StringConstraints(
-        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*$", max_length=512
-    ),
-]
-Command = Annotated[tuple[str, ...], Field(min_length=1)]
-PythonModule = Annotated[
-    str, StringConstraints(pattern=r"^measurements(\.[a-z_][a-z0-9_]*)*$", max_length=128)
-]
-
-
-class Model(BaseModel):
-    """Strict: an unknown key or a wrong type is an error, nothing is coerced."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+from builder.recipe.base import (
+    AbsolutePath,
+    AccountName,
+    Command,
+    DebianVersion,
+    Glob,
+    Mode,
+    Model,
+    ModuleName,
+    Name,
+    PackageName,
+    PackagePattern,
+    PythonModule,
+    Reason,
+    RelativePath,
+    SafeInteger,
+    UnitName,
+    VariableName,
+)
+from builder.recipe.platforms import Platform, SevSnpPlatform, TdxPlatform
 
 
 class Distribution(Model):
@@ -244,26 +229,6 @@ class EmulatorSource(Model):
     version: DebianVersion = Field(description="exact version: tables are a release's own")
 
 
-class Platform(Model):
-    """Machines whose registers are predicted and published: every combination of the lists.
-
-    Those of ``secure_boot`` are predicted when a release is sealed (`goldsmith seal`), with its keys.
-    """
-
-    name: Literal["qemu-vtpm"]
-    machine: str = Field(pattern=r"^pc-q35-\d+\.\d+$")
-    cpu: str = Field(default="qemu64", pattern=r"^[A-Za-z0-9_.,+=-]+$")
-    firmware: tuple[Name, ...]
-    secure_boot: tuple[Name, ...] = Field(
-        default=(),
-        description="firmware that verifies what it starts; such machines have system management mode, and "
-        "the keys of a sealed release",
-    )
-    boot: tuple[Literal["disk", "direct"], ...] = ("disk", "direct")
-    memory_mib: tuple[Annotated[int, Field(ge=64, le=1 << 24)], ...]
-    vcpus: tuple[Annotated[int, Field(ge=1, le=4096)], ...]
-
-
 DriverVersion = Annotated[str, StringConstraints(pattern=r"^[0-9]{3,4}(\.[0-9]{1,4}){1,3}$")]
 VbiosVersion = Annotated[str, StringConstraints(pattern=r"^[0-9A-F]{2}(\.[0-9A-F]{2}){4}$")]
 RuleId = Annotated[str, StringConstraints(pattern=r"^GS-[A-Z]+-\d{3}$")]
@@ -310,40 +275,6 @@ class KernelPolicy(Model):
 
     required: tuple[RequiredOption, ...]
     accepted: tuple[AcceptedOption, ...]
-
-
-class SevSnpPlatform(Model):
-    """SEV-SNP guests whose launch digests are published: every combination of the lists."""
-
-    name: Name
-    vmm: Literal["qemu", "ec2", "gce"] = "qemu"
-    firmware: tuple[Name, ...] = Field(min_length=1, description="builds of code and variables in one file")
-    boot: tuple[Literal["disk", "direct"], ...] = Field(
-        default=("direct",),
-        description="direct: -kernel with kernel hashes, which bind the UKI; disk: the digest binds no image",
-    )
-    cpu: tuple[str, ...] = Field(
-        default=(), description="models of QEMU's -cpu; none for VMMs that do not measure the model"
-    )
-    vcpus: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(min_length=1)
-    guest_features: SafeInteger = Field(default=1, ge=1, description="SEV_FEATURES")
-
-
-class TdxPlatform(Model):
-    """Trust domains whose registers are published: every combination of the lists."""
-
-    name: Name
-    vmm: Literal["qemu", "gce"] = "qemu"
-    machine: str | None = Field(
-        default=None,
-        pattern=r"^pc-q35-\d+\.\d+$",
-        description="QEMU's machine type, built by QEMU of the same release; its tables, and so RTMR0, are known "
-        "when that release is the toolbox's or one of `emulators`",
-    )
-    firmware: tuple[Name, ...] = Field(min_length=1, description="builds of code and variables in one file")
-    boot: tuple[Literal["disk", "direct"], ...] = ("disk", "direct")
-    memory_mib: tuple[Annotated[int, Field(ge=64, le=1 << 24)], ...] = Field(min_length=1)
-    vcpus: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(min_length=1)
 
 
 class Vbios(Model):

@@ -12,7 +12,8 @@ from typing import Any
 from builder.artifacts import Lock, Output, PackageShare
 from builder.errors import UsageError
 from builder.recipe.merged import Recipe
-from builder.recipe.model import FirmwareSource, Platform, SevSnpPlatform, TdxPlatform
+from builder.recipe.model import FirmwareSource
+from builder.recipe.platforms import Platform, SevSnpPlatform, TdxPlatform
 from measurements import golden
 
 FORMAT = "goldsmith-manifest/1"

@@ -1,11 +1,11 @@
-"""The firmware's identity in a golden document; every kind of launch has one."""
+"""What launches of several kinds say alike in a golden document: the firmware's identity, and how many GPUs."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from measurements.golden import model
-from measurements.prediction import FirmwareIdentity
+from measurements.prediction import MAX_GPUS, FirmwareIdentity
 from measurements.strictjson import Fields
 
 
@@ -28,3 +28,12 @@ def read_firmware(fields: Fields) -> FirmwareIdentity:
     )
     entry.end()
     return firmware
+
+
+def read_gpus(fields: Fields) -> int:
+    """Read how many GPUs a launch has; the name is absent where it has none.
+
+    Raises:
+        FormatError: not a number from 1 to ``MAX_GPUS``.
+    """
+    return fields.integer("gpus", minimum=1, maximum=MAX_GPUS) if fields.has("gpus") else 0

@@ -1,6 +1,6 @@
 """The launches of two golden documents, side by side: TPM launch shapes, SEV-SNP launches, trust domains.
 
-A launch whose name changed because an input of it did (vCPUs, memory, CPU model, firmware, …) is compared with its
+A launch whose name changed because an input of it did (vCPUs, memory, CPU model, GPUs, …) is compared with its
 predecessor, so that what that input moved is told.
 """
 
@@ -116,6 +116,7 @@ def _shape_inputs(shape: LaunchShape) -> _Inputs:
         "memory_mib": str(shape.memory_mib),
         "vcpus": str(shape.vcpus),
         "secure_boot": str(shape.secure_boot).lower(),
+        "gpus": str(shape.gpus),
     }
 
 
@@ -143,6 +144,7 @@ def _tdx_inputs(launch: TdxReference) -> _Inputs:
         "machine": launch.machine,
         "memory_mib": str(launch.memory_mib),
         "vcpus": str(launch.vcpus),
+        "gpus": str(launch.gpus),
     }
 
 

@@ -10,7 +10,7 @@ from measurements.events import (
     RegisterPrediction,
 )
 from measurements.golden import gpu, image_layer, model, sev_snp, tdx
-from measurements.golden.identity import read_firmware
+from measurements.golden.identity import read_firmware, read_gpus
 from measurements.golden.model import Calculator, GoldenDocument, ImageIdentity, Inputs, Output, Validity
 from measurements.golden.registers import choice, read_ids, read_table
 from measurements.golden.write import to_value
@@ -171,6 +171,7 @@ def read_shape(platform: str, fields: Fields) -> LaunchShape:
         memory_mib=fields.integer("memory_mib", minimum=1),
         vcpus=fields.integer("vcpus", minimum=1),
         secure_boot=fields.boolean("secure_boot"),
+        gpus=read_gpus(fields),
     )
     name = fields.text("name", max_length=1024)
     if name != shape.name:

@@ -12,9 +12,9 @@ from typing import Any, Final
 from measurements.errors import FormatError, PredictionError
 from measurements.events import Digest, HashAlgorithm, RegisterPrediction, Stability
 from measurements.golden import model
-from measurements.golden.identity import read_firmware, write_firmware
+from measurements.golden.identity import read_firmware, read_gpus, write_firmware
 from measurements.golden.registers import Table, choice, identifier, read_ids, read_table, write_table
-from measurements.prediction import BootPath, FirmwareIdentity
+from measurements.prediction import BootPath, FirmwareIdentity, gpu_part
 from measurements.strictjson import Fields
 from measurements.tdx.inputs import TdxInputs
 from measurements.tdx.mrtd import PageOrder
@@ -40,6 +40,7 @@ class TdxReference:
         machine: QEMU's versioned machine type; ``None`` where there is none.
         memory_mib: guest RAM in MiB.
         vcpus: number of virtual CPUs.
+        gpus: how many GPUs the host passes through.
         mrtd: by the order in which the VMM adds and extends pages; each is acceptable.
         td_hob: digest of the TD HOB's measured part; ``None`` when it is not known.
         registers: RTMR0 to RTMR3.
@@ -55,6 +56,7 @@ class TdxReference:
     mrtd: Mapping[PageOrder, Digest]
     td_hob: Digest | None
     registers: tuple[RegisterPrediction, ...] = field(repr=False)
+    gpus: int = 0
 
     @property
     def name(self) -> str:
@@ -65,6 +67,7 @@ class TdxReference:
             str(self.boot),
             f"{self.vcpus}-vcpus",
             f"{self.memory_mib}-mib",
+            *gpu_part(self.gpus),
         ]
         return "/".join(parts)
 
@@ -87,6 +90,7 @@ def tdx_reference(
         machine=machine,
         memory_mib=inputs.memory_mib,
         vcpus=inputs.vcpus,
+        gpus=inputs.gpus,
         mrtd=dict(prediction.mrtd),
         td_hob=None if prediction.hob is None else Digest.of(HashAlgorithm.SHA384, prediction.hob),
         registers=tuple(
@@ -125,6 +129,7 @@ def write_launch(reference: TdxReference) -> dict[str, Any]:
         "machine": reference.machine,
         "memory_mib": reference.memory_mib,
         "vcpus": reference.vcpus,
+        **({"gpus": reference.gpus} if reference.gpus else {}),
         "mrtd": {order.value: reference.mrtd[order].hex() for order in PageOrder},
         "td_hob": None if reference.td_hob is None else reference.td_hob.hex(),
     }
@@ -175,6 +180,7 @@ def read_launch(fields: Fields) -> TdxReference:
         machine=machine,
         memory_mib=fields.integer("memory_mib", minimum=1),
         vcpus=fields.integer("vcpus", minimum=1),
+        gpus=read_gpus(fields),
         mrtd={
             order: Digest(HashAlgorithm.SHA384, mrtd.hex(order.value, size=HashAlgorithm.SHA384.size))
             for order in PageOrder

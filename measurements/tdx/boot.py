@@ -194,6 +194,7 @@ def _boot(inputs: TdxInputs, build: TdvfBuild, image: bytes, variables: bytes | 
             boot_devices=inputs.boot_devices,
             random_numbers=inputs.random_numbers,
             banks=BANKS,
+            acpi_problem=inputs.acpi_problem,
         ),
         profile=build.profile,
         firmware=build.volumes,

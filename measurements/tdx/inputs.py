@@ -77,6 +77,8 @@ class TdxInputs:
         random_numbers: whether the machine gives UEFI random numbers; ``None`` when unknown. Processors with TDX
             have RDRAND.
         profiles: firmware profiles; they take precedence over the built-in table.
+        gpus: how many GPUs the host passes through; they show in the ACPI tables alone.
+        acpi_problem: why there are no ACPI blobs, where that is known.
     """
 
     vmm: Vmm = Vmm.QEMU
@@ -96,6 +98,8 @@ class TdxInputs:
     boot_devices: tuple[BootDevice, ...] | None = None
     random_numbers: bool | None = True
     profiles: tuple[FirmwareProfile, ...] = ()
+    gpus: int = 0
+    acpi_problem: str | None = None
 
     def __post_init__(self) -> None:
         if self.memory_mib < 1 or self.vcpus < 1:

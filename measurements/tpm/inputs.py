@@ -37,6 +37,8 @@ class TpmInputs:
         profiles: calibrated firmware profiles; they take precedence over the built-in table.
         measures_machine: whether userspace extends PCR 15 (systemd-pcrmachine, systemd-pcrfs).
         banks: PCR banks to predict.
+        gpus: how many GPUs the host passes through; they show in the ACPI tables.
+        acpi_problem: why there are no ACPI blobs, where that is known.
     """
 
     platform: str = QEMU_VTPM
@@ -56,6 +58,8 @@ class TpmInputs:
     profiles: tuple[FirmwareProfile, ...] = ()
     measures_machine: bool = True
     banks: tuple[HashAlgorithm, ...] = DEFAULT_BANKS
+    gpus: int = 0
+    acpi_problem: str | None = None
 
     def __post_init__(self) -> None:
         if self.platform != QEMU_VTPM:

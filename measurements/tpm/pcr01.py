@@ -73,7 +73,8 @@ def acpi_events(boot: Boot, profile: FirmwareProfile) -> Iterator[Event]:
         )
     if boot.inputs.acpi is None:
         raise NotPredictableError(
-            "not predictable: the machine's ACPI tables were not supplied; they come from the QEMU that "
+            boot.inputs.acpi_problem
+            or "not predictable: the machine's ACPI tables were not supplied; they come from the QEMU that "
             "boots it"
         )
     # edk2 >= 202302, OvmfPkg/Library/AcpiPlatformLib/QemuFwCfgAcpi.c (TCG PFP 1.06, 3.3.4.2).

@@ -13,7 +13,7 @@ from sevsnpmeasure.vcpu_types import CPU_SIGS
 from builder.boot.qtest import FwCfgTables
 from builder.confidential import sev_snp_references, tdx_references
 from builder.errors import RecipeError
-from builder.recipe.model import SevSnpPlatform, TdxPlatform
+from builder.recipe.platforms import SevSnpPlatform, TdxPlatform
 from measurements.events import Digest, HashAlgorithm, Stability
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "measurements"))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from builder.artifacts import Firmware
 from builder.errors import UsageError
 from builder.launches import enrolled_firmware, launches, store_name
-from builder.recipe.model import Platform
+from builder.recipe.platforms import PassedThrough, Platform
 
 PLATFORM = Platform(
     name="qemu-vtpm",
@@ -45,3 +46,26 @@ def test_a_sealed_release_brings_the_variable_stores(tmp_path):
     assert [build.variables for build in found] == [
         tmp_path / "verifying.vars.fd", tmp_path / "another.vars.fd",
     ]  # fmt: skip
+
+
+def test_gpus_are_one_more_list():
+    gpus = {"counts": [0, 2], "bars_mib": [16, 1024, 32]}
+    platform = Platform.model_validate(PLATFORM.model_dump() | {"gpus": gpus}, strict=False)
+    found = list(launches((platform,), BUILDS))
+    assert len(found) == 8
+    assert {launch.machine.gpus for launch in found} == {(), ((1 << 24, 1 << 30, 1 << 25),) * 2}
+
+
+@pytest.mark.parametrize(
+    "gpus",
+    [
+        {"counts": [1], "bars_mib": [3]},
+        {"counts": [16], "bars_mib": [1]},
+        {"counts": [], "bars_mib": [1]},
+        {"counts": [1], "bars_mib": []},
+        {"counts": [1], "bars_mib": [1] * 4},
+    ],
+)
+def test_gpus_that_no_bus_has(gpus):
+    with pytest.raises(ValidationError):
+        PassedThrough.model_validate(gpus, strict=False)

@@ -71,6 +71,24 @@ def test_trust_domains_share_registers():
     assert shapes[0]["td_hob"] != shapes[1]["td_hob"]
 
 
+def test_launches_with_gpus_say_how_many():
+    plain = document(prediction())
+    shape = replace(prediction().shape, gpus=2)
+    both = (prediction(), replace(prediction(), shape=shape))
+    whole = replace(plain, predictions=both, tdx=(tdx(), replace(tdx(), gpus=8)))
+    value = golden.to_value(whole)
+    assert golden.parse(golden.to_canonical(whole)) == whole
+    SCHEMA.validate(value)
+    shapes = value["platforms"][0]["shapes"]
+    assert [item.get("gpus") for item in (*shapes, *value["tdx"]["shapes"])] == [None, 2, None, 8]
+    assert shapes[1]["name"].endswith("/2048-mib/2-gpus")
+    for gpus in (0, 16, None, "2"):
+        changed_one = copy.deepcopy(value)
+        changed_one["tdx"]["shapes"][1]["gpus"] = gpus
+        with pytest.raises(FormatError, match="gpus"):
+            golden.parse(text(changed_one))
+
+
 def test_a_register_without_a_value_says_why():
     register = next(item for item in VALUE["tdx"]["registers"] if item["id"] == "3.1")
     assert register["stability"] == "not-pinned" and "zero until an application" in register["reason"]

@@ -8,10 +8,11 @@ import pytest
 
 from builder.artifacts import Firmware, Machine
 from builder.boot import pci
-from builder.boot.qemu import DISK_SLOT, Wiring, qemu_arguments
+from builder.boot.qemu import DISK_SLOT, Wiring, device_arguments, qemu_arguments
 from builder.boot.qtest import tables_key
 from builder.errors import UsageError
 from builder.tools import Tools
+from measurements.errors import NotPredictableError
 from measurements.prediction import BootPath
 
 GIB = 1 << 30
@@ -133,7 +134,9 @@ HYPERTRANSPORT = pci.E820Entry(base=0xFD00000000, length=0x300000000, type=2)
 
 def test_amd_window_moves_below_the_hypertransport_range():
     """0xC000000000: read from a real OVMF's BARs with 40 bits (specification of measured boot, 2.4)."""
-    base = pci.mmio64_base((RAM_2G, HYPERTRANSPORT), pci.Processor(vendor="AuthenticAMD", address_bits=40))
+    base = pci.mmio64_window(
+        (RAM_2G, HYPERTRANSPORT), pci.Processor(vendor="AuthenticAMD", address_bits=40)
+    ).base
     assert base == 0xC000000000
 
 
@@ -154,19 +157,19 @@ def test_amd_window_moves_below_the_hypertransport_range():
 )
 def test_window_follows_width_and_memory(vendor, bits, memory_end, expected):
     ram = pci.E820Entry(base=4 * GIB, length=memory_end - 4 * GIB, type=1)
-    assert pci.mmio64_base((RAM_2G, ram), pci.Processor(vendor=vendor, address_bits=bits)) == expected
+    assert pci.mmio64_window((RAM_2G, ram), pci.Processor(vendor=vendor, address_bits=bits)).base == expected
 
 
 @pytest.mark.parametrize("bits", [46, 52])
 def test_gigabyte_pages_lift_the_window(bits):
     """Read from the BARs of Debian's OVMF 2025.02 and 2026.08 in QEMU: -cpu qemu64,+pdpe1gb,phys-bits=46 and 52."""
     processor = pci.Processor(vendor="GenuineIntel", address_bits=bits, gigabyte_pages=True)
-    assert pci.mmio64_base((RAM_2G,), processor) == 0x380000000000
+    assert pci.mmio64_window((RAM_2G,), processor).base == 0x380000000000
 
 
 def test_reserved_memory_pushes_the_classic_window_up():
     processor = pci.Processor(vendor="GenuineIntel", address_bits=40)
-    base = pci.mmio64_base((RAM_2G,), processor, reserved_end=70 * GIB)
+    base = pci.mmio64_window((RAM_2G,), processor, reserved_end=70 * GIB).base
     assert base == 96 * GIB
 
 
@@ -176,3 +179,45 @@ def test_bars_are_placed_largest_first_and_aligned_to_their_size():
     equal = pci.Bar(device=3, function=0, register=0x20, size=0x4000)
     placed = pci.place([small, large, equal], 0xC000000000)
     assert placed == {large: 0xC000000000, small: 0xC000100000, equal: 0xC000104000}
+
+
+def gpu(slot, *sizes):
+    """A passed-through card as firmware finds it: BARs 0, 2, 4."""
+    return [
+        pci.Bar(device=slot, function=0, register=0x10 + 8 * at, size=size) for at, size in enumerate(sizes)
+    ]
+
+
+def test_cards_take_the_place_of_their_stand_ins():
+    """Placement is that of the cards' own BARs, whichever of them the stand-in has."""
+    disk = pci.Bar(device=1, function=0, register=0x20, size=0x4000)
+    sizes = (1 << 24, 1 << 37, 1 << 25)
+    stand_in = [pci.Bar(device=slot, function=0, register=0x18, size=1 << 37) for slot in (16, 17)]
+    found = pci.place(pci.with_cards([disk, *stand_in], {16: sizes, 17: sizes}), 7 << 43)
+    real = pci.place([disk, *gpu(16, *sizes), *gpu(17, *sizes)], 7 << 43)
+    assert sorted(found.values()) == sorted(real.values())
+    assert {address for bar, address in found.items() if bar.register >= 0} == {
+        address for bar, address in real.items() if bar.size in (1 << 37, 0x4000)
+    }
+
+
+def test_bars_that_do_not_fit_and_bars_that_no_stand_in_shows():
+    window = pci.mmio64_window(
+        (RAM_2G, HYPERTRANSPORT), pci.Processor(vendor="AuthenticAMD", address_bits=40)
+    )
+    assert window.length == 128 * GIB
+    with pytest.raises(NotPredictableError, match="128 GiB"):
+        pci.check(pci.place(gpu(16, 1 << 37, 1 << 25), window.base), window)
+    alone = pci.with_cards(gpu(16, 1 << 30), {16: (1 << 30, 1 << 25)})
+    with pytest.raises(NotPredictableError, match="which no stand-in has"):
+        pci.check(pci.place(alone, window.base), window)
+    pci.check({}, window)
+
+
+def test_stand_ins_of_gpus_lie_in_slots_of_their_own():
+    machine = Machine(
+        type="pc-q35-10.0", cpu="qemu64", memory_mib=512, vcpus=1, gpus=((1 << 24, 1 << 30),) * 2
+    )
+    given = device_arguments(machine, Wiring(tpm=Path("tpm"), variables=Path("vars")))
+    stand_ins = [item for item in given if item.startswith("pci-testdev")]
+    assert stand_ins == [f"pci-testdev,addr=0x{slot},membar={1 << 30}" for slot in (10, 11)]

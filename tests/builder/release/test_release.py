@@ -10,7 +10,8 @@ import pytest
 
 from builder.artifacts import Output, PackageShare
 from builder.errors import GoldenMismatchError, ImageError, UsageError
-from builder.recipe.model import FirmwareSource, Platform
+from builder.recipe.model import FirmwareSource
+from builder.recipe.platforms import Platform
 from builder.release.golden import check_committed, check_signed, sign_release
 from builder.release.manifest import Manifest, Part, changed_parts, dump, load, output_of
 from builder.release.publish import publish
