@@ -81,3 +81,14 @@ def test_a_machine_without_its_gpu_fails_elsewhere(goldsmith: Goldsmith, gpu_rel
     assert done.code == 1, done.stdout + done.stderr
     checks = json.loads(done.stdout)["checks"]
     assert [check["name"] for check in checks if check["status"] not in ("ok", "unproven")] == ["GPUs"]
+
+
+def test_readme_tells_the_truth_about_the_image(gpu_release: Path):
+    """README, "What gpu-cc adds": packages, files and MiB."""
+    content = json.loads((gpu_release / "manifest.json").read_bytes())["contents"]["root"]
+    packages = sum(1 for item in content["origins"] if item["version"] and item["files"])
+    disk = round((gpu_release / "disk.raw").stat().st_size / 2**20)
+    readme = (ROOT / "README.md").read_text()
+    row = f"| root file system of gpu-cc | {packages} | {content['files']} | {round(content['bytes'] / 2**20)} MiB |"
+    assert row in readme
+    assert f"Its `disk.raw` has {disk} MiB." in readme
