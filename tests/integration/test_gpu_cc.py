@@ -11,6 +11,7 @@ import pytest
 from running import ROOT, BootRun, Goldsmith
 
 from measurements.evidence import parse_quote
+from measurements.gpu.evidence import GateRecord, GateStep, GpuEvidence, GpuReport, gpu_nonce, serialize
 
 pytestmark = pytest.mark.integration
 
@@ -81,6 +82,56 @@ def test_a_machine_without_its_gpu_fails_elsewhere(goldsmith: Goldsmith, gpu_rel
     assert done.code == 1, done.stdout + done.stderr
     checks = json.loads(done.stdout)["checks"]
     assert [check["name"] for check in checks if check["status"] not in ("ok", "unproven")] == ["GPUs"]
+
+
+def another_machines(_: bytes, nonce: bytes) -> bytes:
+    """A genuine H100's recorded report, in a document for this very nonce."""
+    gpu = GpuReport(
+        uuid="GPU-00000000-0000-0000-0000-000000000001",
+        architecture="hopper",
+        report=bytes.fromhex((ROOT / "tests/vectors/nvidia/h100.report.txt").read_text()),
+        certificates=(ROOT / "tests/vectors/nvidia/h100.chain.pem").read_bytes(),
+    )
+    ready = GateRecord(ready=True, steps=(GateStep(name="appraisal", ok=True),))
+    return serialize(
+        GpuEvidence(
+            nonce=gpu_nonce(nonce), gate=ready, driver_version="550.163.01", confidential_mode=True,
+            developer_tools=False, ready=True, nvswitches=0, gpus=(gpu,),
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda told, nonce: None, "its GPU part was taken away"),
+        (lambda told, nonce: told.replace(b'"ok":false', b'"ok":true '), "its GPU part is of another"),
+        (another_machines, "its GPU part is of another"),
+    ],
+    ids=["dropped", "edited", "spliced"],
+)
+def test_somebody_on_the_way_changes_what_the_machine_says_of_its_gpus(
+    goldsmith: Goldsmith, gpu_release: Path, booted: BootRun, tmp_path: Path, change, said: str
+):
+    """Without GPUs being judged at all: the quotes of this machine's TPM give it away."""
+    evidence = json.loads(booted.evidence.read_bytes())
+    told = base64.b64decode(evidence.pop("gpu"))
+    changed = change(told, bytes.fromhex(booted.nonce))
+    assert changed != told
+    if changed is not None:
+        evidence["gpu"] = base64.b64encode(changed).decode()
+    (tmp_path / "evidence.json").write_text(json.dumps(evidence))
+    done = goldsmith(
+        "verify", "--golden", gpu_release / "golden.dsse.json", "--key", gpu_release / "release.pub",
+        "--evidence", tmp_path / "evidence.json", "--nonce", booted.nonce, "--ak", booted.attestation_key,
+        "--without-gpu", "--json", timeout=60,
+    )  # fmt: skip
+    failed = {
+        check["name"]: check["detail"]
+        for check in json.loads(done.stdout)["checks"]
+        if check["status"] == "failed"
+    }
+    assert done.code == 1 and list(failed) == ["qualifying data"] and said in failed["qualifying data"]
 
 
 def test_readme_tells_the_truth_about_the_image(gpu_release: Path):
