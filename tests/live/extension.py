@@ -8,8 +8,9 @@ measurement alone, never the machine itself, says what runs. PCR 4, 9 and 12 say
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import standin as standin_module
 from holds import Hold
@@ -47,6 +48,7 @@ def extension(
     standin: bytes | None = None,
     sign: Sign | None = None,
     holds: Sequence[Hold] = (),
+    drop_ins: Mapping[str, str] = MappingProxyType({}),
 ) -> Path:
     """Write the add-on below ``folder``.
 
@@ -57,6 +59,7 @@ def extension(
         standin: a kernel module that the initrd loads, before the root's first module (`standin`).
         sign: signs it for a machine that verifies.
         holds: where the boot waits; the agent then starts before all of them.
+        drop_ins: unit -> what is added to it.
     """
     tree = Tree()
     for path, source in (_EARLY_FILES if holds else _FILES).items():
@@ -70,6 +73,11 @@ def extension(
                 f"L  /run/systemd/system/sysinit.target.wants/{hold.unit} - - - - ../{hold.unit}",
             ]
         _put(tree, _TMPFILES.replace(".conf", "-holds.conf"), "\n".join([*lines, ""]).encode())
+    for unit, text in drop_ins.items():
+        _put(tree, f"{_LIBRARY}/{unit}.conf", text.encode())
+        folder_of_unit = f"/run/systemd/system/{unit}.d"
+        lines = f"d  {folder_of_unit} 0755\nC  {folder_of_unit}/live.conf 0644 - - - {_LIBRARY}/{unit}.conf\n"
+        _put(tree, _TMPFILES.replace(".conf", f"-{unit}.conf"), lines.encode())
     if masked:
         _put(tree, _MASK, b"")
     if standin is not None:

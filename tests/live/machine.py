@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from channel import Channel, connect
 from extension import extension
@@ -55,6 +56,7 @@ def live_machine(
     companions: Sequence[Path] = (),
     smbios_string: str | None = None,
     standin: bytes | None = None,
+    drop_ins: Mapping[str, str] = MappingProxyType({}),
     console_log: Path | None = None,
 ) -> Iterator[LiveMachine]:
     """Boot a copy of ``disk`` with the extension on it; the machine is off when the block is left.
@@ -66,10 +68,11 @@ def live_machine(
         folder: private and empty, with a path that is short enough for sockets.
         companions: what else lies beside the UKI.
         smbios_string: SMBIOS type 11 string of the host.
+        drop_ins: unit -> what the extension adds to it.
         standin: a kernel module for the initrd, with the devices that it looks for on the machine.
         console_log: where the console's bytes go.
     """
-    addon = extension(tools, folder, standin=standin)
+    addon = extension(tools, folder, standin=standin, drop_ins=drop_ins)
     machine = launch.machine if standin is None else replace(launch.machine, devices=EDU)
     with powered_machine(
         tools, replace(launch, machine=machine), disk, folder, companions=[addon, *companions],

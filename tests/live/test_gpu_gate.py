@@ -138,3 +138,42 @@ def test_nobody_else_reaches_the_socket(gateless, guest):
     assert guest.run("test -w /run/goldsmith-gpu-evidence").rc == 0  # root's own
     for folder in ("/run/goldsmith-gpu-gate", "/run/goldsmith-gpu-evidence"):
         assert guest.file(folder).mode == 0o755
+
+
+#: The image's own program, on a machine whose PCI bus never answers; the unit's own limit is two minutes.
+_HANGS = """[Service]
+TimeoutStartSec=15s
+ExecStart=
+ExecStart=/usr/bin/python3.13 -I -S -B -c "import sys, time; sys.path.append('/usr/lib/goldsmith/gpu'); import check; \
+check.Machine.gpus = lambda self: time.sleep(600); check.main()"
+"""
+
+
+@pytest.fixture(scope="module")
+def hanging(gpu_release: Path) -> Iterator[LiveMachine]:
+    """A machine whose gate hangs."""
+    launch, tools = disk_launch(gpu_release, "gpu-cc"), tools_of(gpu_release, "gpu-cc")
+    with (
+        tempfile.TemporaryDirectory(prefix="gs-live-", dir="/tmp") as name,
+        live_machine(tools, launch, gpu_release / "disk.raw", Path(name), drop_ins={GATE: _HANGS}) as machine,
+    ):
+        yield machine
+
+
+def test_a_gate_that_hangs_is_ended_and_stops_nothing(hanging):
+    guest = live_host(hanging.channel)
+    assert state(guest, GATE, "ActiveState", "Result") == {"ActiveState": "failed", "Result": "timeout"}
+    assert state(guest, READY, "ActiveState", "ExecMainPID") == {
+        "ActiveState": "inactive",
+        "ExecMainPID": "0",
+    }
+    assert state(guest, WORKLOAD, "ActiveState") == {"ActiveState": "inactive"}
+    assert guest.sysctl("kernel.modules_disabled") == 1
+    for unit in ("goldsmith-readback.service", "systemd-networkd.service", "multi-user.target"):
+        assert state(guest, unit, "ActiveState") == {"ActiveState": "active"}, unit
+
+
+def test_the_evidence_names_the_step_that_hung(hanging):
+    told = parse(base64.b64decode(json.loads(hanging.evidence)["gpu"]))
+    assert not told.gate.ready and told.gate.reason == "gpu: begun, and it has not ended"
+    assert [step.name for step in told.gate.steps] == ["expectations", "gpu"]
