@@ -66,8 +66,10 @@ def _findings(
             yield f"EFI system partition or UKI: {error}"
             return
         promised = tuple(item for item in document.predictions if item.shape.name == shape)
+        # Other bytes than the release's contradict its image layer; the registers name them all the same.
+        of_launch = replace(document, image_layer=None)
         differences = golden.compare(
-            replace(document, predictions=promised), replace(document, predictions=(now,))
+            replace(of_launch, predictions=promised), replace(of_launch, predictions=(now,))
         )
         for cause in dict.fromkeys(item.cause for item in differences if item.cause):
             registers = {item.where.rpartition("PCR ")[2] for item in differences if item.cause == cause}

@@ -157,7 +157,8 @@ def prove(
         )
         own = generate(KeyAlgorithm.ED25519)
         unpredicted = _unpredicted(document, prediction)
-        document = replace(document, predictions=(prediction,))
+        # The bytes that are booted need not be the release's, and its image layer is about those alone.
+        document = replace(document, predictions=(prediction,), image_layer=None)
         envelope, signers = sign_document(document, [own]), (own.public(),)
         shape = prediction.shape.name
     nonce = secrets.token_bytes(NONCE_BYTES)
