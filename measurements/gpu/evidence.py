@@ -1,6 +1,6 @@
 """What a guest's GPU evidence service answers: the GPUs' reports, and what the driver and the gate say.
 
-docs/evidence-service.md, "GPU evidence". The guest writes it with this module and the verifier reads it with this
+docs/evidence-service.md, "GPUs". The guest writes it with this module and the verifier reads it with this
 module. Only reports are signed by GPUs; all else is the word of the guest, which the TPM's quotes bind to the image
 that says it (`qualifying_data`).
 """

@@ -1,7 +1,7 @@
 """The checks of GPUs, after those of the machine that says what its GPUs say.
 
 What a machine says of its GPUs is believed once its registers are: the quotes bind the GPU evidence to the nonce, the
-registers bind the software that collected it to the image (docs/evidence-service.md, "GPU evidence").
+registers bind the software that collected it to the image (docs/evidence-service.md, "GPUs").
 """
 
 from __future__ import annotations
