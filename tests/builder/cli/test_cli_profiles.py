@@ -95,7 +95,7 @@ def test_cut_and_compose(files, capfd):
     assert run(["predict", "profile", str(gpu), "--name", "all", "--out", "all.json", "--json"]) == 0
     found = told(capfd)
     document = golden.parse(base.read_bytes())
-    assert tuple(found["launches"]) == document.launch_names
+    assert set(found["launches"]) > set(document.launch_names)  # gpu-cc is for machines with a GPU too
     assert run(["predict", "compose", "--image", str(base), "--profile", "all.json", "--json"]) == 0
     composed = told(capfd)
     assert composed["image"]["name"] == "base"
@@ -110,7 +110,8 @@ def test_cut_and_compose(files, capfd):
     assert [each["launch_digest"] for each in composed["sev_snp"]] == [
         each.launch_digest.hex() for each in document.sev_snp
     ]
-    for entry, domain in zip(composed["tdx"], document.tdx, strict=True):
+    domains = [entry for entry in composed["tdx"] if entry["name"] in document.launch_names]
+    for entry, domain in zip(domains, document.tdx, strict=True):
         assert entry["mrtd"] == {order.value: digest.hex() for order, digest in domain.mrtd.items()}
         assert set(entry["registers"]) == {"rtmr0", "rtmr1", "rtmr2", "rtmr3"}
     assert run(["predict", "compose", "--image", str(base), "--profile", "all.json"]) == 0

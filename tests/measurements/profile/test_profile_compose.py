@@ -42,12 +42,18 @@ def test_the_two_layers_of_a_release_give_its_reference_values(image):
 
 @pytest.mark.parametrize(("image", "author"), [IMAGES, IMAGES[::-1]])
 def test_a_profile_of_one_image_gives_the_reference_values_of_another(image, author):
-    """The values of ``image`` were calculated from its own files, and boots held against them."""
-    found = committed(image)
-    again = compose(found.image_layer, everything_of(committed(author)))
+    """The values of ``image`` were calculated from its own files, and boots held against them.
+
+    Only gpu-cc is for machines with a GPU; of all others the two say the same.
+    """
+    found, other = committed(image), committed(author)
+    again = compose(found.image_layer, everything_of(other))
     assert again.predictions == found.predictions
     assert again.sev_snp == found.sev_snp
-    assert again.tdx == found.tdx
+    shared = {each.name for each in found.tdx} & {each.name for each in other.tdx}
+    assert shared == {each.name for each in found.tdx if not each.gpus}
+    told = [each for each in again.tdx if each.name in shared]
+    assert told == [each for each in found.tdx if each.name in shared]
 
 
 @pytest.mark.parametrize("image", IMAGES)
