@@ -30,10 +30,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from measurements.errors import MeasurementError, VerificationError
-from measurements.gpu.certificates import DEVICE_ROOT, RIM_ROOT, chip_of, load_chain, name_of
+from measurements.gpu.certificates import DEVICE_ROOT, RIM_ROOT, chip_of, load_chain, own_keys
 from measurements.gpu.evidence import GpuEvidence, GpuReport
 from measurements.gpu.expectations import GpuExpectations, RimReference
 from measurements.gpu.report import Report, parse_report
@@ -270,30 +269,12 @@ def _nvswitches(state: _State) -> str:
 def _distinct(state: _State) -> str:
     seen: dict[object, str] = {}
     for name, gpu in state.gpus():
-        for what, value in (("UUID", gpu.uuid), *(("key", key) for key in _own_keys(gpu))):
+        keys = own_keys(load_chain(gpu.certificates))
+        for what, value in (("UUID", gpu.uuid), *(("key", key) for key in keys)):
             first = seen.setdefault((what, value), name)
             if first != name:
                 raise VerificationError(f"{name} has the {what} of {first}: one GPU stands there twice")
     return "each has keys of its own"
-
-
-def _own_keys(gpu: GpuReport) -> Iterable[bytes]:
-    """Return the keys that belong to one GPU: the attestation key, and what the chip itself certified it with.
-
-    A GPU's own certificates are named after the chip ("GH100 A01 GSP BROM"); those above are NVIDIA's.
-    """
-    chain = load_chain(gpu.certificates)
-    chip = chip_of(chain[0])
-    for certificate in chain:
-        if certificate is chain[0] or name_of(certificate).split()[:1] == [chip]:
-            yield _spki(certificate)
-
-
-def _spki(certificate: x509.Certificate) -> bytes:
-    try:
-        return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except Exception as error:  # of whatever kind the library stumbles with over a hostile key
-        raise VerificationError(f"a certificate's key does not parse: {error}") from None
 
 
 def _pinned(state: _State) -> dict[str, RimReference]:

@@ -9,6 +9,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from measurements import chains
 from measurements.errors import FormatError, LimitError, SignatureError
@@ -129,6 +130,25 @@ def chip_of(certificate: x509.Certificate) -> str:
     if not words or len(words[0]) > _MOST_NAMES:
         raise FormatError("GPU certificate: expected a common name that starts with the chip's")
     return words[0]
+
+
+def own_keys(chain: Sequence[x509.Certificate]) -> tuple[bytes, ...]:
+    """Return the keys (SubjectPublicKeyInfo, DER) that belong to one GPU alone.
+
+    The attestation key, and what the chip itself certified it with: a GPU's own certificates are named after the chip
+    ("GH100 A01 GSP BROM"); those above are NVIDIA's.
+
+    Raises:
+        FormatError: a key or a name does not parse.
+    """
+    chip = chip_of(chain[0])
+    own = [each for each in chain if each is chain[0] or name_of(each).split()[:1] == [chip]]
+    try:
+        return tuple(
+            each.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) for each in own
+        )
+    except Exception as error:  # of whatever kind the library stumbles with over a hostile key
+        raise FormatError(f"a certificate's key does not parse: {error}") from None
 
 
 def firmware_id_of(certificate: x509.Certificate) -> bytes | None:
