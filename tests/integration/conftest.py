@@ -11,11 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from attacking import Desk
 from running import RECIPE, RELEASE_VARIABLE, ROOT, BootRun, Goldsmith
 
+from builder.artifacts import Lock
 from builder.lockfile import read_lock
+from builder.release import manifest as manifests
 from builder.store import Store
-from measurements.keys import KeyAlgorithm, generate
+from builder.toolbox import firmware, unpack_toolbox
+from measurements.envelope import parse_statement, verify_envelope
+from measurements.golden import GoldenDocument
+from measurements.keys import KeyAlgorithm, generate, load_public_key
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,7 +52,7 @@ def store(goldsmith: Goldsmith) -> Store:
 
 
 @pytest.fixture(scope="session")
-def lock(store: Store):
+def lock(store: Store) -> Lock:
     """The committed lock, every archive of which is in the store."""
     return read_lock(RECIPE / "lock.json", recipe="base")
 
@@ -140,3 +146,17 @@ def boot(
 def genuine(boot: Callable[..., BootRun]) -> BootRun:
     """The boot whose evidence most attacks start from."""
     return boot("--firmware", "ovmf-2025.02")
+
+
+@pytest.fixture(scope="session")
+def desk(release: Path, lock: Lock, store: Store) -> Desk:
+    """The operator's desk, with every firmware build of the release."""
+    builds = firmware(manifests.load(release).firmware, lock, store)
+    return Desk(release, unpack_toolbox(lock, store), builds, store)
+
+
+@pytest.fixture(scope="session")
+def document(release: Path) -> GoldenDocument:
+    """The golden document that the release's own key signed."""
+    key = load_public_key((release / "release.pub").read_bytes())
+    return parse_statement(verify_envelope((release / "golden.dsse.json").read_bytes(), [key]))
