@@ -53,14 +53,11 @@ def ask(toolbox):
 
 
 def test_signatures(ask):
-    told = ask(
-        {
-            "execute": "query-cpu-model-expansion",
-            "arguments": {"type": "full", "model": {"name": name}},
-            "id": name,
-        }
-        for name in cpu.MODELS
-    )
+    told = {}
+    for name in cpu.MODELS:
+        # One answer fits a pipe. Of several, QEMU drops what a busy reader has not taken when it quits.
+        arguments = {"type": "full", "model": {"name": name}}
+        told |= ask([{"execute": "query-cpu-model-expansion", "arguments": arguments, "id": name}])
     found = {}
     for name in cpu.MODELS:
         if "error" in told[name]:
