@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from builder.cli import console
-from builder.cli.arguments import Parser, timestamp
+from builder.cli.arguments import Parser, hex_bytes, timestamp
 from builder.cli.files import read_prefix
 from builder.errors import UsageError
 from measurements.gpu.certificates import MAX_CHAIN_BYTES
@@ -78,20 +78,10 @@ def _parser() -> argparse.ArgumentParser:
         help="certificate revocation list of an issuer (DER or PEM); may be repeated")  # fmt: skip
     add("--ocsp", metavar="FILE", type=Path, default=[], action="append",
         help="recorded OCSP response about a certificate (DER); may be repeated")  # fmt: skip
-    add("--nonce", metavar="HEX", type=_nonce, help="the nonce that the GPU was asked with")
+    add("--nonce", metavar="HEX", type=hex_bytes(NONCE_SIZE), help="the nonce that the GPU was asked with")
     add("--at", metavar="TIME", type=timestamp, help="verify as of this time (RFC 3339); otherwise now")
     add("--json", action="store_true", help="print a JSON object")
     return parser
-
-
-def _nonce(text: str) -> bytes:
-    try:
-        nonce = bytes.fromhex(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not hexadecimal") from None
-    if len(nonce) != NONCE_SIZE:
-        raise argparse.ArgumentTypeError(f"{len(nonce)} bytes; a GPU's nonce has {NONCE_SIZE}")
-    return nonce
 
 
 def _print(verdict: Verdict) -> None:
