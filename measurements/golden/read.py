@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from measurements.errors import FormatError, LimitError, MeasurementError
+from measurements.errors import FormatError, LimitError
 from measurements.events import (
     HashAlgorithm,
     RegisterPrediction,
@@ -12,7 +12,7 @@ from measurements.events import (
 from measurements.golden import gpu, image_layer, model, sev_snp, tdx
 from measurements.golden.identity import read_firmware, read_gpus
 from measurements.golden.model import Calculator, GoldenDocument, ImageIdentity, Inputs, Output, Validity
-from measurements.golden.registers import choice, read_ids, read_table
+from measurements.golden.registers import choice, read_exactly, read_ids, read_table
 from measurements.golden.write import to_value
 from measurements.moments import parse_time
 from measurements.prediction import BootPath, LaunchShape, Prediction
@@ -39,19 +39,7 @@ def parse_value(value: Any) -> GoldenDocument:
     Raises:
         FormatError, LimitError: as ``parse``.
     """
-    try:
-        document = _document(value)
-    except FormatError:
-        raise
-    except MeasurementError as error:
-        raise FormatError(f"{_WHAT}: {error}") from error
-    # One document has one JSON value: order of tables, numbering and use of every entry follow from this.
-    if to_value(document) != value:
-        raise FormatError(
-            f"{_WHAT}: its tables are not the ones its content prescribes: an entry is unused, doubled, "
-            "or out of order (docs/golden-format.md, 'Tables')"
-        )
-    return document
+    return read_exactly(value, _document, to_value, what=_WHAT)
 
 
 def _document(value: Any) -> GoldenDocument:

@@ -6,11 +6,11 @@ docs/golden-format.md, 5. The TPM's registers are one such table, a trust domain
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from measurements.errors import FormatError, LimitError
+from measurements.errors import FormatError, LimitError, MeasurementError
 from measurements.events import (
     Digest,
     Event,
@@ -38,6 +38,7 @@ class Indexed(Protocol):
 
 _Indexed = TypeVar("_Indexed", bound=Indexed)
 _Event = TypeVar("_Event")
+_Document = TypeVar("_Document")
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
 #: Index -> the distinct registers of that index, in the order of their first use.
@@ -223,3 +224,28 @@ def choice(kind: type[_Choice], value: Any, where: str) -> _Choice:
         if value == item.value:
             return item
     raise FormatError(f"{where}: {str(value)[:40]!r}; expected one of {[item.value for item in kind]}")
+
+
+def read_exactly(
+    value: Any, read: Callable[[Any], _Document], write: Callable[[_Document], Any], *, what: str
+) -> _Document:
+    """Return what ``read`` makes of JSON values, if ``write`` makes the same values of it again.
+
+    So one document has one JSON value: order of tables, numbering and use of every entry follow.
+
+    Raises:
+        FormatError: ``read`` refuses the values, or the tables are not those that the content prescribes.
+        LimitError: as ``read``.
+    """
+    try:
+        document = read(value)
+    except FormatError:
+        raise
+    except MeasurementError as error:
+        raise FormatError(f"{what}: {error}") from error
+    if write(document) != value:
+        raise FormatError(
+            f"{what}: its tables are not the ones its content prescribes: an entry is unused, doubled, "
+            "or out of order (docs/golden-format.md, 'Tables')"
+        )
+    return document

@@ -8,12 +8,12 @@ from typing import Any
 
 import rfc8785
 
-from measurements.errors import FormatError, LimitError, MeasurementError
+from measurements.errors import FormatError, LimitError
 from measurements.events import HashAlgorithm
 from measurements.golden import model as golden
 from measurements.golden import sev_snp, tdx
 from measurements.golden.read import read_banks, read_shape
-from measurements.golden.registers import Table, identifier, read_ids
+from measurements.golden.registers import Table, identifier, read_exactly, read_ids
 from measurements.golden.sev_snp import Step
 from measurements.golden.write import pretty, write_shape
 from measurements.profile.model import (
@@ -106,19 +106,7 @@ def parse_value(value: Any) -> PlatformProfile:
     Raises:
         FormatError, LimitError: as ``parse``.
     """
-    try:
-        profile = _profile(value)
-    except FormatError:
-        raise
-    except MeasurementError as error:
-        raise FormatError(f"{_WHAT}: {error}") from error
-    # One profile has one JSON value: order of tables, numbering and use of every entry follow from this.
-    if to_value(profile) != value:
-        raise FormatError(
-            f"{_WHAT}: its tables are not the ones its content prescribes: an entry is unused, doubled, "
-            "or out of order (docs/golden-format.md, 'Tables')"
-        )
-    return profile
+    return read_exactly(value, _profile, to_value, what=_WHAT)
 
 
 def _profile(value: Any) -> PlatformProfile:
